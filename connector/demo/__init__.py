@@ -1,0 +1,1 @@
+"""The demo: a script over what any operator types."""

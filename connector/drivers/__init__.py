@@ -1,0 +1,1 @@
+"""Background threads that carry out what the database says is due."""

@@ -1,0 +1,1 @@
+"""The sandbox that training steps run in."""

@@ -1,0 +1,1 @@
+"""Sources of learner data."""

@@ -1,0 +1,1 @@
+"""Relational storage: SQLite and PostgreSQL."""

@@ -1,0 +1,114 @@
+"""The database and its transactions: one named, re-runnable transaction per message or command.
+
+SQLite (WAL) is the embedded default and PostgreSQL the production store; both are reached through SQLAlchemy Core.
+Every writing transaction on SQLite begins with ``BEGIN IMMEDIATE``: a read that later turns into a write fails at once
+on a stale snapshot otherwise, whatever the busy timeout.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import QueuePool
+
+T = TypeVar("T")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_ATTEMPTS = 5
+_SERIALIZATION_FAILURES = frozenset({"40001", "40P01"})
+
+
+@dataclasses.dataclass(kw_only=True)
+class Transaction:
+    """One open transaction: a connection to run statements on, and what to do once it has committed."""
+
+    name: str
+    connection: Connection
+    after_commit: list[Callable[[], None]] = dataclasses.field(default_factory=list)
+
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` after the commit (ring a doorbell); never before, never on a rollback."""
+        self.after_commit.append(callback)
+
+
+class Database:
+    """A pool of connections to one participant's database."""
+
+    def __init__(self, url: str, *, pool_size: int = 16) -> None:
+        """Open the pool for an SQLAlchemy URL; nothing is created (see ``orchard migrate``)."""
+        self.url = url
+        self.engine: Engine = _engine(url, pool_size)
+        self._begin = "BEGIN IMMEDIATE" if self.engine.dialect.name == "sqlite" else None
+
+    def run(self, name: str, work: Callable[[Transaction], T]) -> T:
+        """Run ``work`` in a transaction of the given name and commit; run it again on a serialization failure.
+
+        ``work`` must have no effect outside the database: it may run more than once. What must happen after the
+        commit goes through :meth:`Transaction.on_commit`.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._once(name, work)
+            except DBAPIError as error:
+                if attempt == _ATTEMPTS - 1 or not _may_run_again(error):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _once(self, name: str, work: Callable[[Transaction], T]) -> T:
+        with self.engine.connect() as connection:
+            if self._begin is not None:
+                connection.exec_driver_sql(self._begin)
+            transaction = Transaction(name=name, connection=connection)
+            result = work(transaction)
+            connection.commit()
+        for callback in transaction.after_commit:
+            callback()
+        return result
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection for statements that only read; rolled back at the end."""
+        with self.engine.connect() as connection:
+            yield connection
+            connection.rollback()
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _engine(url: str, pool_size: int) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        connect_args={"timeout": 30.0, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+    dbapi_connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
+        dbapi_connection.execute(f"PRAGMA {pragma}")
+
+
+def _may_run_again(error: DBAPIError) -> bool:
+    if isinstance(error, OperationalError) and "database is locked" in str(error.orig):
+        return True
+    return getattr(error.orig, "sqlstate", None) in _SERIALIZATION_FAILURES

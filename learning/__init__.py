@@ -1,0 +1,1 @@
+"""Training plans, jobs, rounds and secure aggregation: a plain library; torch only in learning.training."""

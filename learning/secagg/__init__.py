@@ -1,0 +1,1 @@
+"""Secure aggregation: the seeded CNF-shared tree (SCT)."""

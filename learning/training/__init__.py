@@ -1,0 +1,1 @@
+"""Local training: the only place that imports torch; runs inside the sandbox."""
