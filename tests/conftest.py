@@ -1,0 +1,10 @@
+"""Fixtures every test may ask for by name."""
+
+import os
+
+# One thread per process: the machine is shared by several participants in the larger tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.support.databases import database_url, postgresql_server
+
+__all__ = ["database_url", "postgresql_server"]

@@ -1,0 +1,131 @@
+"""Databases for tests: an embedded SQLite file and a real PostgreSQL server, one server per test session.
+
+The server is Debian's PostgreSQL, started in a temporary directory on a unix socket only (no port to collide on), as
+the user ``postgres`` when the tests run as root, because PostgreSQL refuses root.
+"""
+
+import contextlib
+import ctypes
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+_PR_SET_PDEATHSIG = 1
+_START_SECONDS = 60.0
+_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+}
+_MISSING = (
+    "PostgreSQL is not installed, and the port suites run on it. "
+    "Install it with: apt-get install -y --no-install-recommends postgresql"
+)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Give a function that makes a fresh, empty database on this session's server and returns its SQLAlchemy URL."""
+    binaries = _binaries()
+    if binaries is None:
+        pytest.fail(_MISSING, pytrace=False)
+    # A unix socket's path is limited to 107 bytes: pytest's own temporary folders may be too deep.
+    folder = Path(tempfile.mkdtemp(prefix="orchard-pg-"))
+    user = "postgres" if os.geteuid() == 0 else None
+    if user is not None:
+        shutil.chown(folder, user, user)
+    try:
+        with _running(binaries, folder, user) as server_user:
+            names = (f"orchard_{number}" for number in itertools.count(1))
+            yield lambda: _create(folder, server_user, next(names))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty database; the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'orchard.sqlite'}"
+    create: Callable[[], str] = request.getfixturevalue("postgresql_server")
+    return create()
+
+
+def _binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+@contextlib.contextmanager
+def _running(binaries: Path, folder: Path, user: str | None) -> Iterator[str]:
+    data = folder / "data"
+    server_user = user or pwd.getpwuid(os.geteuid()).pw_name
+    made = subprocess.run(
+        [binaries / "initdb", "-D", data, "-A", "trust", "-U", server_user, "-E", "UTF8", "--locale=C", "--no-sync"],
+        user=user,
+        group=user,
+        extra_groups=[] if user else None,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        pytest.fail(f"initdb failed: {made.stderr.strip()}", pytrace=False)
+    options = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [binaries / "postgres", "-D", data, "-k", folder, *options],
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - only a system call, and no server may outlive a killed test run
+        )
+    try:
+        _wait(server, folder, server_user)
+        yield server_user
+    finally:
+        server.send_signal(signal.SIGQUIT)
+        server.wait(timeout=30)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _wait(server: subprocess.Popen[bytes], folder: Path, user: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            psycopg.connect(host=str(folder), user=user, dbname="postgres").close()
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"PostgreSQL did not start: {(folder / 'log').read_text()[-2000:]}", pytrace=False)
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _create(folder: Path, user: str, name: str) -> str:
+    with psycopg.connect(host=str(folder), user=user, dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return f"postgresql+psycopg://{user}@/{name}?host={folder}"
