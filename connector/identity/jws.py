@@ -1,0 +1,88 @@
+"""Compact JWS with Ed25519 and explicit types (RFC 7515, RFC 8037, RFC 8725 section 3.11)."""
+
+import json
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from connector.identity.errors import UnauthorizedError
+from policies.signing import Signer, decode
+
+ALGORITHM = "Ed25519"
+_ALGORITHMS = [ALGORITHM]
+_MAX_TOKEN = 16_384
+
+
+def public_jwk(public_key: str) -> dict[str, str]:
+    """Return the JWK of a raw base64url Ed25519 public key."""
+    return {"kty": "OKP", "crv": "Ed25519", "x": public_key}
+
+
+def verification_key(public_key: str) -> OKPKey:
+    """Return the key object for a raw base64url Ed25519 public key.
+
+    Raises:
+        UnauthorizedError: the text is not such a key.
+    """
+    try:
+        return OKPKey.import_key(Ed25519PublicKey.from_public_bytes(decode(public_key)))
+    except ValueError as error:
+        raise UnauthorizedError("bad-key", "the public key is not an Ed25519 key") from error
+
+
+def signing_key(signer: Signer) -> OKPKey:
+    """Return the JOSE key object of a signer; keep it, making it costs more than a signature."""
+    return OKPKey.import_key(signer.private_key)
+
+
+def sign_compact(key: OKPKey, kid: str, kind: str, claims: dict[str, Any]) -> str:
+    """Return ``claims`` as a compact JWS whose ``typ`` header is ``kind``."""
+    header = {"alg": ALGORITHM, "typ": kind, "kid": kid}
+    return jws.serialize_compact(header, json.dumps(claims, separators=(",", ":")), key, algorithms=_ALGORITHMS)
+
+
+def verify_compact(token: str, key: OKPKey, kind: str) -> dict[str, Any]:
+    """Return the claims of a compact JWS of the given kind once its signature verifies.
+
+    Raises:
+        UnauthorizedError: wrong form, type, algorithm or signature.
+    """
+    try:
+        verified = jws.deserialize_compact(_bounded(token), key, algorithms=_ALGORITHMS)
+    except (JoseError, ValueError, TypeError, KeyError) as error:
+        raise UnauthorizedError("bad-signature", f"the {kind} token does not verify") from error
+    if verified.protected.get("typ") != kind:
+        raise UnauthorizedError("wrong-type", f"expected a token of type {kind}")
+    return _claims(verified.payload, kind)
+
+
+def peek(token: str, kind: str) -> dict[str, Any]:
+    """Return the claims of a compact JWS **without checking its signature**: only to find the key to check it with.
+
+    Raises:
+        UnauthorizedError: wrong form.
+    """
+    try:
+        payload = jws.extract_compact(_bounded(token).encode("ascii")).payload
+    except (JoseError, ValueError, TypeError, KeyError) as error:
+        raise UnauthorizedError("malformed-token", f"not a {kind} token") from error
+    return _claims(payload, kind)
+
+
+def _bounded(token: str) -> str:
+    if len(token) > _MAX_TOKEN:
+        raise UnauthorizedError("malformed-token", "the token is too long")
+    return token
+
+
+def _claims(payload: bytes, kind: str) -> dict[str, Any]:
+    try:
+        claims = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise UnauthorizedError("malformed-token", f"the {kind} token holds no JSON object") from error
+    if not isinstance(claims, dict):
+        raise UnauthorizedError("malformed-token", f"the {kind} token holds no JSON object")
+    return claims
