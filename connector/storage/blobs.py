@@ -1,0 +1,63 @@
+"""Blobs by SHA-256 in a folder: vectors and weights never travel through the broker or the database."""
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from learning.errors import UnknownError
+
+_HEX = frozenset("0123456789abcdef")
+_LENGTH = 64
+
+
+class FolderBlobs:
+    """A blob store in a folder that only its owner can read."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use ``folder``, making it when it is missing."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def put(self, data: bytes) -> str:
+        """Store ``data`` and return its SHA-256 in hexadecimal; storing it again changes nothing."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.path(digest)
+        if path.exists():
+            return digest
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        # Written aside and renamed: a reader never sees half a blob, whatever dies.
+        temporary = path.parent / f".{digest}.{secrets.token_hex(4)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        temporary.rename(path)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """Return the bytes of ``digest``.
+
+        Raises:
+            UnknownError: there is no such blob, or what is stored does not match its name.
+        """
+        try:
+            data = self.path(digest).read_bytes()
+        except FileNotFoundError:
+            raise UnknownError(f"no blob {digest}") from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise UnknownError(f"blob {digest} is damaged")
+        return data
+
+    def delete(self, digest: str) -> None:
+        """Forget a blob; a missing one is no error."""
+        self.path(digest).unlink(missing_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """Return where a blob lies.
+
+        Raises:
+            UnknownError: ``digest`` is not a SHA-256 in lower-case hexadecimal.
+        """
+        if len(digest) != _LENGTH or not set(digest) <= _HEX:
+            raise UnknownError("not a blob digest")
+        return self.folder / digest[:2] / digest

@@ -1,0 +1,250 @@
+"""The learning room's store on SQLite and PostgreSQL: typed records, and the work that is due."""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import pydantic
+from sqlalchemy import Table, and_, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.elements import ColumnElement
+
+from connector.storage import tables_learning as tables
+from connector.storage.database import Database, Transaction
+from learning.jobs import Job, JobLine, Member, OwnPlan, Participation, ReceivedPlan
+from learning.rounds import Notice, Round, SeatRound, SeatSum, SeatUpload, Step
+
+T = TypeVar("T")
+
+_TABLES: dict[type, Table] = {
+    OwnPlan: tables.own_plans,
+    Job: tables.jobs,
+    Member: tables.members,
+    JobLine: tables.job_lines,
+    Round: tables.rounds,
+    Notice: tables.notices,
+    SeatSum: tables.seat_sums,
+    ReceivedPlan: tables.received_plans,
+    Participation: tables.participations,
+    Step: tables.steps,
+    SeatRound: tables.seat_rounds,
+    SeatUpload: tables.seat_uploads,
+}
+
+
+_LOST_AFTER_SECONDS = 2.0
+
+
+@cache
+def _adapter(kind: type) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)
+
+
+class SqlRecords:
+    """Records inside one open transaction (``learning.ports.Records``)."""
+
+    def __init__(self, transaction: Transaction, ring: Callable[[str, str], None], now: datetime) -> None:
+        """Read and write through ``transaction``; ``ring(task, key)`` is called after the commit for due work."""
+        self._transaction = transaction
+        self._connection = transaction.connection
+        self._ring = ring
+        self._now = now.timestamp()
+
+    def add(self, value: object) -> bool:
+        """Insert a record; return False and change nothing when its key exists."""
+        table = _TABLES[type(value)]
+        builder = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
+        result = self._connection.execute(builder(table).values(_row(value)).on_conflict_do_nothing())
+        return bool(result.rowcount)
+
+    def get(self, kind: type[T], *key: str | int) -> T | None:
+        """Return the record with this key."""
+        return self._one(kind, key, lock=False)
+
+    def lock(self, kind: type[T], *key: str | int) -> T | None:
+        """Return the record with this key and hold it until the transaction ends."""
+        return self._one(kind, key, lock=True)
+
+    def save(self, value: object) -> None:
+        """Write a record that exists."""
+        table = _TABLES[type(value)]
+        row = _row(value)
+        key = [column == row[column.name] for column in table.primary_key]
+        self._connection.execute(update(table).where(*key).values(state=row["state"], value=row["value"]))
+
+    def select(self, kind: type[T], *prefix: str | int) -> list[T]:
+        """Return the records whose key begins with ``prefix``, in key order."""
+        table = _TABLES[kind]
+        statement = select(table.c.value).where(*_where(table, prefix)).order_by(*table.primary_key)
+        return [cast("T", _adapter(kind).validate_python(value)) for (value,) in self._connection.execute(statement)]
+
+    def enqueue(self, task: str, key: str, due_at: datetime) -> None:
+        """Make a piece of work due; the same task and key twice is one piece, at the earlier time."""
+        due = due_at.timestamp()
+        work = tables.work
+        where = and_(work.c.task == task, work.c.key == key)
+        row = self._connection.execute(select(work.c.due_at, work.c.version).where(where).with_for_update()).first()
+        due = due if row is None else min(due, row.due_at)
+        # Work that is due now is rung for after the commit; the sweep only repeats a doorbell that got lost.
+        publish = due if due > self._now else self._now + _LOST_AFTER_SECONDS
+        if row is None:
+            self._connection.execute(insert(work).values(task=task, key=key, due_at=due, publish_at=publish))
+        else:
+            self._connection.execute(
+                update(work).where(where).values(due_at=due, publish_at=publish, version=row.version + 1)
+            )
+        if due <= self._now:
+            self._transaction.on_commit(lambda: self._ring(task, key))
+
+    def _one(self, kind: type[T], key: tuple[str | int, ...], *, lock: bool) -> T | None:
+        table = _TABLES[kind]
+        statement = select(table.c.value).where(*_where(table, key))
+        if lock:
+            statement = statement.with_for_update()
+        value = self._connection.execute(statement).scalar()
+        return None if value is None else cast("T", _adapter(kind).validate_python(value))
+
+
+class SqlLearningStore:
+    """``learning.ports.Store`` over a database; ``ring`` is the doorbell for work that became due."""
+
+    def __init__(self, database: Database, ring: Callable[[str, str], None], now: Callable[[], datetime]) -> None:
+        """Run transactions on ``database`` and ring after their commits."""
+        self._database = database
+        self._ring = ring
+        self._now = now
+
+    def run(self, name: str, work: Callable[[SqlRecords], T]) -> T:
+        """Run ``work`` in one named transaction; it may run more than once."""
+        return self._database.run(name, lambda transaction: work(SqlRecords(transaction, self._ring, self._now())))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lease:
+    """A piece of work that this process holds for a while."""
+
+    task: str
+    key: str
+    token: str
+    version: int
+    tries: int
+
+
+class WorkBook:
+    """Leases on due work: token, expiry, attempt count. A lost or doubled doorbell is harmless."""
+
+    def __init__(self, database: Database, *, lease_seconds: float = 30.0) -> None:
+        """Keep leases of ``lease_seconds`` that a running task renews."""
+        self._database = database
+        self._lease_seconds = lease_seconds
+
+    def take(self, task: str, key: str, owner: str, token: str, now: datetime) -> Lease | None:
+        """Lease one piece of work when it is due and nobody holds it."""
+        work, moment = tables.work, now.timestamp()
+
+        def run(transaction: Transaction) -> Lease | None:
+            statement = select(work).where(work.c.task == task, work.c.key == key).with_for_update()
+            row = transaction.connection.execute(statement).first()
+            if row is None or row.due_at > moment or (row.lease is not None and row.lease_until > moment):
+                return None
+            transaction.connection.execute(
+                update(work)
+                .where(work.c.task == task, work.c.key == key)
+                .values(
+                    lease=token,
+                    lease_owner=owner,
+                    lease_until=moment + self._lease_seconds,
+                    publish_at=moment + self._lease_seconds,
+                    tries=row.tries + 1,
+                )
+            )
+            return Lease(task=task, key=key, token=token, version=row.version, tries=row.tries + 1)
+
+        return self._database.run("work.take", run)
+
+    def renew(self, leases: list[Lease], now: datetime) -> None:
+        """Hold leases for longer."""
+        work, until = tables.work, now.timestamp() + self._lease_seconds
+        tokens = [lease.token for lease in leases]
+        statement = update(work).where(work.c.lease.in_(tokens)).values(lease_until=until, publish_at=until)
+        self._database.run("work.renew", lambda transaction: transaction.connection.execute(statement))
+
+    def done(self, lease: Lease) -> bool:
+        """Strike off finished work; return True when it was made due again meanwhile and must run once more."""
+        work = tables.work
+        held = [work.c.task == lease.task, work.c.key == lease.key, work.c.lease == lease.token]
+
+        def run(transaction: Transaction) -> bool:
+            gone = transaction.connection.execute(delete(work).where(*held, work.c.version == lease.version))
+            if gone.rowcount:
+                return False
+            again = transaction.connection.execute(
+                update(work).where(*held).values(lease=None, lease_until=None, publish_at=work.c.due_at, tries=0)
+            )
+            return bool(again.rowcount)
+
+        return self._database.run("work.done", run)
+
+    def later(self, lease: Lease, due_at: datetime, error: str | None, *, fresh: bool = False) -> None:
+        """Give work back until ``due_at``; ``fresh`` forgets its tries (it waited, it did not fail)."""
+        work, due = tables.work, due_at.timestamp()
+
+        def run(transaction: Transaction) -> None:
+            held = [work.c.task == lease.task, work.c.key == lease.key, work.c.lease == lease.token]
+            version = transaction.connection.execute(select(work.c.version).where(*held).with_for_update()).scalar()
+            values: dict[str, Any] = {"lease": None, "lease_until": None, "error": error}
+            if version == lease.version:
+                values |= {"due_at": due, "publish_at": due}
+            else:
+                values |= {"publish_at": work.c.due_at}
+            if fresh:
+                values["tries"] = 0
+            transaction.connection.execute(update(work).where(*held).values(values))
+
+        self._database.run("work.later", run)
+
+    def release_owner(self, owner: str) -> int:
+        """Free what a dead process of the same name held, so that a restart need not wait for leases to expire."""
+        work = tables.work
+        statement = (
+            update(work)
+            .where(work.c.lease_owner == owner, work.c.lease.is_not(None))
+            .values(lease=None, lease_until=None, publish_at=0.0)
+        )
+        return self._database.run(
+            "work.release_owner", lambda transaction: transaction.connection.execute(statement).rowcount
+        )
+
+    def sweep(self, now: datetime, again_seconds: float, limit: int = 100) -> list[tuple[str, str]]:
+        """Return work whose doorbell is due (first time, lost, or an expired lease) and note the next time to ring."""
+        work, moment = tables.work, now.timestamp()
+        due = select(work.c.task, work.c.key, work.c.published).where(work.c.publish_at <= moment)
+        with self._database.reading() as connection:
+            found = list(connection.execute(due.order_by(work.c.publish_at).limit(limit)))
+        if not found:
+            return []
+
+        def run(transaction: Transaction) -> None:
+            for task, key, published in found:
+                wait = again_seconds * 2 ** min(published, 4)
+                transaction.connection.execute(
+                    update(work)
+                    .where(work.c.task == task, work.c.key == key, work.c.publish_at <= moment)
+                    .values(publish_at=moment + wait, published=published + 1)
+                )
+
+        self._database.run("work.sweep", run)
+        return [(task, key) for task, key, _ in found]
+
+
+def _row(value: object) -> dict[str, Any]:
+    table = _TABLES[type(value)]
+    encoded = _adapter(type(value)).dump_python(value, mode="json")
+    row = {column.name: encoded[column.name] for column in table.primary_key}
+    return row | {"state": encoded.get("state"), "value": encoded}
+
+
+def _where(table: Table, key: tuple[str | int, ...]) -> list[ColumnElement[bool]]:
+    return [column == part for column, part in zip(table.primary_key, key, strict=False)]
