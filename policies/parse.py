@@ -1,0 +1,185 @@
+"""A JSON policy becomes an ODRL value: strict about shape, bounded in size and depth, silent about meaning.
+
+Meaning is :mod:`policies.evaluate`'s business: an operand, an operator or an action that nobody here knows is kept, so
+that it can deny. Only what is not a policy at all is refused. Source: Dataspace Protocol 2025-1, ODRL profile.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from policies.errors import PolicyFormatError
+from policies.model import ODRL, Atomic, Constraint, Logic, Logical, Operator, Policy, Rule, RuleKind, Value
+
+MAX_RULES = 64
+MAX_CONSTRAINTS = 512
+MAX_DEPTH = 8
+MAX_TEXT = 4096
+
+_LOGIC = {logic.value: logic for logic in Logic}
+_OPERATORS = {ODRL + operator.value: operator for operator in Operator}
+# The DSP schema spells one operator in two ways.
+_OPERATORS[ODRL + "term-lteq"] = Operator.LTEQ
+_TYPES = ("Offer", "Agreement", "Set", "Policy")
+
+
+def parse_policy(document: object) -> Policy:
+    """Return the policy that a JSON document (compacted with the DSP context) describes.
+
+    Raises:
+        PolicyFormatError: it is not a policy, or larger or deeper than we read (64 rules, 512 constraints, 8 levels).
+    """
+    body = _object(document, "policy")
+    reader = _Reader()
+    policy = Policy(
+        policy_id=_text(body.get("@id", ""), "@id"),
+        policy_type=_policy_type(body.get("@type", "Offer")),
+        permissions=reader.rules(body, RuleKind.PERMISSION),
+        prohibitions=reader.rules(body, RuleKind.PROHIBITION),
+        obligations=reader.rules(body, RuleKind.OBLIGATION),
+        target=_party(body, "target"),
+        assigner=_party(body, "assigner"),
+        assignee=_party(body, "assignee"),
+    )
+    if not (policy.permissions or policy.prohibitions):
+        raise PolicyFormatError("a policy needs at least one permission or prohibition")
+    return policy
+
+
+class _Reader:
+    """Reads rules and counts what it has read, so that a hostile document ends early."""
+
+    def __init__(self) -> None:
+        self._constraints = 0
+        self._rules = 0
+
+    def rules(self, body: Mapping[str, Any], kind: RuleKind) -> tuple[Rule, ...]:
+        return tuple(self._rule(item, kind) for item in _items(body, kind.value))
+
+    def _rule(self, item: object, kind: RuleKind) -> Rule:
+        self._rules += 1
+        if self._rules > MAX_RULES:
+            raise PolicyFormatError(f"more than {MAX_RULES} rules")
+        body = _object(item, kind.value)
+        duties: tuple[Rule, ...] = ()
+        if kind is RuleKind.PERMISSION:
+            duties = tuple(self._rule(duty, RuleKind.OBLIGATION) for duty in _items(body, "duty"))
+        elif body.get("duty") or body.get("odrl:duty"):
+            raise PolicyFormatError(f"a {kind.value} has no duty of its own")
+        return Rule(
+            kind=kind,
+            action=_action(body),
+            constraints=tuple(self._constraint(part, 1) for part in _items(body, "constraint")),
+            duties=duties,
+            assignee=_party(body, "assignee"),
+        )
+
+    def _constraint(self, item: object, depth: int) -> Constraint:
+        self._constraints += 1
+        if self._constraints > MAX_CONSTRAINTS or depth > MAX_DEPTH:
+            raise PolicyFormatError(f"more than {MAX_CONSTRAINTS} constraints or {MAX_DEPTH} levels of them")
+        body = _object(item, "constraint")
+        joined = [(key, logic) for key, logic in _LOGIC.items() if key in body or f"odrl:{key}" in body]
+        if not joined:
+            return _atomic(body)
+        if len(joined) > 1 or "leftOperand" in body:
+            raise PolicyFormatError("a constraint is either atomic or exactly one of and, andSequence, or, xone")
+        key, logic = joined[0]
+        parts = tuple(self._constraint(part, depth + 1) for part in _items(body, key))
+        if not parts:
+            raise PolicyFormatError(f"an empty {key}")
+        return Logical(logic=logic, parts=parts)
+
+
+def _atomic(body: Mapping[str, Any]) -> Atomic:
+    if "leftOperand" not in body or "operator" not in body or "rightOperand" not in body:
+        raise PolicyFormatError("an atomic constraint has leftOperand, operator and rightOperand")
+    operator = _iri(body["operator"], "operator")
+    right = _plain(body["rightOperand"])
+    values = tuple(right) if isinstance(right, list) else (right,)
+    return Atomic(
+        left=_iri(body["leftOperand"], "leftOperand"),
+        operator=_OPERATORS.get(operator),
+        operator_text=operator,
+        right=tuple(_value(value) for value in values),
+        right_is_list=isinstance(right, list),
+    )
+
+
+def _plain(value: object) -> object:
+    """Take the value out of JSON-LD's wrappers: ``@value``, ``@id``, ``@list`` and ``@set``."""
+    if isinstance(value, Mapping):
+        for key in ("@value", "@id", "@list", "@set"):
+            if key in value:
+                return _plain(value[key])
+        raise PolicyFormatError("a right operand is a value, a reference or a list of them")
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _value(value: object) -> Value:
+    if isinstance(value, str):
+        return _text(value, "rightOperand")
+    if isinstance(value, (bool, int, float)):
+        return value
+    raise PolicyFormatError("a right operand is text, a number, true or false, or a list of them")
+
+
+def _items(body: Mapping[str, Any], key: str) -> Iterator[object]:
+    value = body.get(key, body.get(f"odrl:{key}"))
+    if value is None:
+        return
+    if isinstance(value, Mapping) and "@list" in value:
+        value = value["@list"]
+    if isinstance(value, list):
+        yield from value
+    else:
+        yield value
+
+
+def _action(body: Mapping[str, Any]) -> str:
+    value = body.get("action", body.get("odrl:action"))
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return _iri(value, "action")
+
+
+def _iri(value: object, name: str) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("@id")
+    text = _text(value, name)
+    if not text:
+        raise PolicyFormatError(f"{name} is empty")
+    if text.startswith("odrl:"):
+        return ODRL + text.removeprefix("odrl:")
+    return text if ":" in text else ODRL + text
+
+
+def _party(body: Mapping[str, Any], key: str) -> str | None:
+    value = body.get(key, body.get(f"odrl:{key}"))
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        value = value.get("@id", value.get("uid"))
+    return _text(value, key)
+
+
+def _policy_type(value: object) -> str:
+    text = _text(value, "@type").removeprefix(ODRL).removeprefix("odrl:")
+    if text not in _TYPES:
+        raise PolicyFormatError(f"@type must be one of {', '.join(_TYPES)}")
+    return text
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise PolicyFormatError(f"{name} must be an object")
+    return cast("Mapping[str, Any]", value)
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise PolicyFormatError(f"{name} must be text")
+    if len(value) > MAX_TEXT:
+        raise PolicyFormatError(f"{name} is longer than {MAX_TEXT} characters")
+    return value
