@@ -186,7 +186,7 @@ class _Evaluation:
     def _no_permission(self) -> Reason:
         return self._reason("policy", self.action, "no-permission", None, RuleKind.PERMISSION)
 
-    def _reason(  # noqa: PLR0917 - one short line per denial above
+    def _reason(
         self, rule: str, operand: str, code: str, fact: object, kind: RuleKind | None, *, truth: Truth = Truth.UNKNOWN
     ) -> Reason:
         return Reason(
