@@ -1,0 +1,252 @@
+"""A seat: accepts uploads, and gives out one share of the sum.
+
+Every function takes explicit values (headers, boxes, stored vectors, signed sets), so that a seat restarted after a
+crash continues from its rows. A share is V_a = sum of the carried masked vectors - sum of the masks this seat expands,
+both over the agreed set only; the shares of all seats add up to the plain sum, and any fewer are uniform.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from learning.secagg.context import Group, RoundContext
+from learning.secagg.errors import (
+    BoxError,
+    DuplicateUploadError,
+    HeaderError,
+    SeatsLostError,
+    SecondReleaseError,
+    SeedCommitmentError,
+    VectorError,
+)
+from learning.secagg.header import UploadHeader, seed_commitment, verify_header
+from learning.secagg.keys import SealingKey, box_info
+from learning.secagg.masking import SEED_BYTES, accumulate
+from learning.secagg.packing import Bytes, pack, reduce, ring_dtype, unpack
+from learning.secagg.sets import ContributorSet, check_size, verify_quorum
+from learning.secagg.shares import Share, sign_share
+from policies.signing import Signer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Duties:
+    """What one seat adds up: the seed indices whose masks it expands, and the contributors whose vectors it adds."""
+
+    seeds: frozenset[int]
+    carried: frozenset[str]
+
+
+def accept_header(
+    document: Mapping[str, Any],
+    box: bytes,
+    *,
+    column: int,
+    context: RoundContext,
+    group: Group,
+    members: Mapping[str, str],
+    key: SealingKey,
+    known: Mapping[str, str],
+) -> UploadHeader:
+    """Return the verified header of one upload; its box has been opened and its seeds match their commitments.
+
+    Args:
+        document: the signed header as parsed from JSON.
+        box: the box sealed to this seat.
+        column: this seat's column.
+        context: the attempt that is open.
+        group: the seats.
+        members: participant id -> Ed25519 public key (base64url), from the manifest.
+        key: this seat's sealing key.
+        known: contributor -> header digest of what this seat has already accepted in this attempt.
+
+    Raises:
+        HeaderError: malformed or badly signed.
+        UnknownContributorError: not signed by a member, or not the signer's contributor.
+        ContextMismatchError: for another job, plan, model, round, attempt or ring (a replay).
+        DuplicateUploadError: the contributor already sent another upload for this attempt.
+        BoxError: the box is not the promised one or does not open.
+        SeedCommitmentError: a seed is not the committed one.
+    """
+    seats = len(group.seats)
+    header = verify_header(document, context, members, seeds=len(group.table), boxes=seats)
+    if known.get(header.contributor, header.digest) != header.digest:
+        raise DuplicateUploadError("sent a second upload for this attempt", sender=header.contributor)
+    open_seeds(header, box, column=column, context=context, group=group, key=key)
+    return header
+
+
+def open_seeds(
+    header: UploadHeader, box: bytes, *, column: int, context: RoundContext, group: Group, key: SealingKey
+) -> tuple[bytes, ...]:
+    """Return the seeds in ``box``, in the order of ``group.table.held_by(column)``.
+
+    Raises:
+        BoxError: the box is not the promised one, does not open, or holds another number of seeds.
+        SeedCommitmentError: a seed is not the committed one: the contributor equivocates.
+    """
+    if hashlib.sha256(box).hexdigest() != header.boxes[column]:
+        raise BoxError("the box is not the one in the header", sender=header.contributor)
+    info = box_info(context.digest, header.contributor, group.seats[column].participant)
+    try:
+        plain = key.open(box, info)
+    except BoxError as error:
+        raise BoxError("the sealed box does not open", sender=header.contributor) from error
+    held = group.table.held_by(column)
+    if len(plain) != SEED_BYTES * len(held):
+        raise BoxError(f"the box does not hold {len(held)} seeds", sender=header.contributor)
+    seeds = tuple(plain[at : at + SEED_BYTES] for at in range(0, len(plain), SEED_BYTES))
+    for index, seed in zip(held, seeds, strict=True):
+        if seed_commitment(context, index, seed) != header.seeds[index]:
+            raise SeedCommitmentError(f"seed {index} is not the committed one", sender=header.contributor)
+    return seeds
+
+
+def accept_vector(header: UploadHeader, data: Bytes, context: RoundContext) -> None:
+    """Check a masked vector against its header before it is stored.
+
+    Raises:
+        VectorError: truncated, over-long, badly padded or not the promised bytes.
+    """
+    if len(data) != context.vector_bytes:
+        raise VectorError(
+            f"{len(data)} bytes arrived, {context.d} values of {context.k} bits take {context.vector_bytes}",
+            sender=header.contributor,
+        )
+    if hashlib.sha256(data).hexdigest() != header.vector:
+        raise VectorError("the vector is not the one in the header", sender=header.contributor)
+    if context.d * context.k % 8:
+        try:
+            unpack(data, context.d, context.k)
+        except VectorError as error:
+            raise VectorError("the spare bits at the end are not zero", sender=header.contributor) from error
+
+
+def received(
+    headers: Mapping[str, str], vectors: Collection[str], *, column: int, context: RoundContext, group: Group
+) -> dict[str, str]:
+    """Return what this seat can serve: contributor -> header digest.
+
+    Args:
+        headers: contributor -> header digest of the accepted headers.
+        vectors: contributors whose masked vector this seat has stored.
+        column: this seat's column.
+        context: the attempt that is open.
+        group: the seats.
+    """
+    return {
+        name: digest
+        for name, digest in headers.items()
+        if name in vectors or column not in group.carriers(context, name)
+    }
+
+
+def duties(
+    column: int, proposed: ContributorSet, lost: Collection[int], *, context: RoundContext, group: Group
+) -> Duties:
+    """Return the work of ``column`` when the seats in ``lost`` are gone.
+
+    Raises:
+        SeatsLostError: a seed or a vector has no holder left.
+    """
+    table = group.table
+    seeds = frozenset(index for index in range(len(table)) if table.worker(index, lost) == column)
+    carried = frozenset(
+        name for name in proposed.contributors if _carrier(group.carriers(context, name), lost, name) == column
+    )
+    return Duties(seeds=seeds, carried=carried)
+
+
+def release(
+    proposed: ContributorSet,
+    statements: Sequence[Mapping[str, Any]],
+    *,
+    column: int,
+    context: RoundContext,
+    group: Group,
+    signer: Signer,
+    lost: frozenset[int],
+    released: frozenset[int] | None,
+    seeds: Callable[[str], Sequence[bytes]],
+    vectors: Callable[[str], Bytes],
+) -> Share:
+    """Return this seat's signed share of the agreed sum; the same arguments give the same bytes.
+
+    Args:
+        proposed: the agreed set.
+        statements: the seats' signatures on it.
+        column: this seat's column.
+        context: the attempt that is open.
+        group: the seats.
+        signer: this seat's signing key.
+        lost: seats declared lost; the first living holder does their work.
+        released: the ``lost`` of this seat's last share for this set, None when it has released none. With a share
+            out, only the work of newly lost seats is released, as a further share. That gives nothing away: all
+            shares are over one set, and masks leave a seat only summed over the whole set.
+        seeds: contributor -> seeds of its box, as :func:`open_seeds` returns them.
+        vectors: contributor -> stored masked vector; called once for each carried contributor.
+
+    Raises:
+        QuorumError: the set is not signed by a quorum.
+        CohortFloorError: the set is below the floor.
+        SecondReleaseError: the share is already out, or this seat itself is declared lost.
+        SeatsLostError: a seed or a vector has no holder left.
+        VectorError: a stored vector has the wrong length.
+    """
+    check_size(proposed, group)
+    verify_quorum(proposed, statements, context=context, group=group)
+    work = _open_duties(column, proposed, lost, released, context=context, group=group)
+    total = np.zeros(context.d, dtype=ring_dtype(context.k))
+    for name in proposed.contributors:
+        if name in work.carried:
+            np.add(total, unpack(vectors(name), context.d, context.k), out=total)
+    accumulate(total, _streams(proposed, work, group.table.held_by(column), context, seeds), subtract=True)
+    data = pack(reduce(total, context.k), context.k)
+    return sign_share(signer, proposed, data, context=context, lost=lost, released=released)
+
+
+def _open_duties(
+    column: int,
+    proposed: ContributorSet,
+    lost: frozenset[int],
+    released: frozenset[int] | None,
+    *,
+    context: RoundContext,
+    group: Group,
+) -> Duties:
+    if column in lost:
+        raise SecondReleaseError("this seat is declared lost: its work has gone to others")
+    work = duties(column, proposed, lost, context=context, group=group)
+    if released is None:
+        return work
+    if not released < lost:
+        raise SecondReleaseError("this seat's share for the round is already released")
+    done = duties(column, proposed, released, context=context, group=group)
+    return Duties(seeds=work.seeds - done.seeds, carried=work.carried - done.carried)
+
+
+def _streams(
+    proposed: ContributorSet,
+    work: Duties,
+    held: tuple[int, ...],
+    context: RoundContext,
+    seeds: Callable[[str], Sequence[bytes]],
+) -> Iterator[tuple[bytes, bytes]]:
+    if not work.seeds:
+        return
+    places = [(held.index(index), context.mask_info(index)) for index in sorted(work.seeds)]
+    for name in proposed.contributors:
+        opened = seeds(name)
+        if len(opened) != len(held):
+            raise HeaderError(f"{len(opened)} seeds are stored where {len(held)} are held", sender=name)
+        for place, info in places:
+            yield opened[place], info
+
+
+def _carrier(carriers: Sequence[int], lost: Collection[int], contributor: str) -> int:
+    for column in carriers:
+        if column not in lost:
+            return column
+    raise SeatsLostError(f"every seat that stores the vector of {contributor} is lost")
