@@ -5,6 +5,6 @@ import os
 # One thread per process: the machine is shared by several participants in the larger tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.support.databases import database_url, postgresql_server
+from tests.support.databases import database, database_url, postgresql_server
 
-__all__ = ["database_url", "postgresql_server"]
+__all__ = ["database", "database_url", "postgresql_server"]

@@ -50,10 +50,12 @@ class Authority:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Membership:
-    """A verified membership credential: whom it names and until when it holds."""
+    """A verified membership credential: whom it names, and from when until when (aware UTC) it holds."""
 
     identity: PeerIdentity
+    issued: datetime
     expires: datetime
+    credential: str
 
 
 def did_web(address: str) -> str:
@@ -110,7 +112,7 @@ def verify_membership(credential: str, authority: Authority, now: datetime) -> M
         raise UnauthorizedError("membership-not-yet-valid", "the membership is not valid yet")
     if expires <= now - SKEW:
         raise UnauthorizedError("membership-expired", "the membership has expired; ask the authority for a new one")
-    return Membership(identity=_identity(claims), expires=expires)
+    return Membership(identity=_identity(claims), issued=issued, expires=expires, credential=credential)
 
 
 def instant(claims: dict[str, Any], name: str, now: datetime) -> datetime:

@@ -69,7 +69,7 @@ class IdentityVerifier:
         participant_id: str,
         authority: Authority,
         now: Clock,
-        on_verified: Callable[[PeerIdentity, str], None] | None = None,
+        on_verified: Callable[[Membership], None] | None = None,
         tokens_kept: int = _TOKENS_KEPT,
     ) -> None:
         """Check tokens addressed to ``participant_id`` from members of ``authority``'s data space.
@@ -78,7 +78,7 @@ class IdentityVerifier:
             participant_id: our own id, the audience that tokens must name.
             authority: whose memberships count.
             now: the clock.
-            on_verified: called with an identity and its credential whenever a membership not seen before verifies.
+            on_verified: called with every membership that was not seen before, once it has verified.
             tokens_kept: how many unexpired tokens are remembered; beyond that, callers are told to come back.
         """
         self._participant_id = participant_id
@@ -101,9 +101,11 @@ class IdentityVerifier:
         credential = peek(token, REQUEST).get("vc")
         if not isinstance(credential, str):
             raise UnauthorizedError("missing-membership", "the token carries no membership credential (vc)")
-        membership, key = self._membership(credential, now)
+        membership, key, new = self._membership(credential, now)
         claims = verify_compact(token, key, REQUEST)
         self._check(claims, membership.identity, now)
+        if new:
+            self._remember(membership, key)
         return membership.identity
 
     def _check(self, claims: dict[str, Any], identity: PeerIdentity, now: datetime) -> None:
@@ -121,22 +123,23 @@ class IdentityVerifier:
             raise UnauthorizedError("malformed-token", "the token has no jti")
         self._seen.accept(identity.participant_id, jti, expires + SKEW, now)
 
-    def _membership(self, credential: str, now: datetime) -> tuple[Membership, OKPKey]:
+    def _membership(self, credential: str, now: datetime) -> tuple[Membership, OKPKey, bool]:
         with self._lock:
             known = self._memberships.get(credential)
             if known is not None:
                 self._memberships.move_to_end(credential)
         if known is not None and known[0].expires > now:
-            return known
+            return *known, False
         membership = verify_membership(credential, self._authority, now)
-        known = (membership, verification_key(membership.identity.public_key))
+        return membership, verification_key(membership.identity.public_key), True
+
+    def _remember(self, membership: Membership, key: OKPKey) -> None:
         if self._on_verified is not None:
-            self._on_verified(membership.identity, credential)
+            self._on_verified(membership)
         with self._lock:
-            self._memberships[credential] = known
+            self._memberships[membership.credential] = (membership, key)
             if len(self._memberships) > _MEMBERSHIPS_KEPT:
                 self._memberships.popitem(last=False)
-        return known
 
 
 def bearer(header: str | None) -> str:

@@ -20,6 +20,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from connector.storage.database import Database
+from connector.storage.migrate import upgrade
+
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0
 _SETTINGS = {
@@ -62,6 +65,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'orchard.sqlite'}"
     create: Callable[[], str] = request.getfixturevalue("postgresql_server")
     return create()
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Give a migrated database, on each kind in turn; closed at the end."""
+    upgrade(database_url)
+    opened = Database(database_url)
+    yield opened
+    opened.close()
 
 
 def _binaries() -> Path | None:

@@ -81,7 +81,7 @@ def test_a_member_is_recognised(authority_signer: Signer, authority: Authority, 
     issuer, identity = _issuer(authority_signer, clock)
     learned: list[PeerIdentity] = []
     verifier = IdentityVerifier(
-        participant_id="did:web:b", authority=authority, now=clock, on_verified=lambda peer, _: learned.append(peer)
+        participant_id="did:web:b", authority=authority, now=clock, on_verified=lambda one: learned.append(one.identity)
     )
     assert verifier.verify(issuer.authorization("did:web:b")) == identity
     assert verifier.verify(issuer.authorization("did:web:b")) == identity
