@@ -1,0 +1,257 @@
+"""Snapshots as minibatches: rows for tables, grids of learners over time for answers.
+
+A snapshot comes from outside the sandbox, but a wrong one must fail with a sentence instead of inside torch, so shapes,
+ranges and offsets are checked once on reading.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learning.models import Dkt, ModelSpec
+from learning.splits import TEST, TRAIN
+
+Ints: TypeAlias = NDArray[np.int64]
+
+_ROWS_AT_ONCE = 4_096
+_LEARNERS_AT_ONCE = 64
+_TABLE, _ROW, _SINGLE = 2, 1, 1
+
+
+class SnapshotError(ValueError):
+    """The snapshot's arrays do not have the stated form, or do not fit the model."""
+
+    code = "snapshot_invalid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowBatch:
+    """Rows of a table: features float32 [rows, d], labels float32 [rows], their indexes in the snapshot [rows]."""
+
+    features: Tensor
+    labels: Tensor
+    rows: Ints
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerBatch:
+    """Learners' answers, one learner after another, and where each belongs in a grid of time x learners.
+
+    Attributes:
+        learners: width of the grid.
+        times: height of the grid: the longest learner's answers.
+        pairs: embedding rows ``skill + skills * correct`` of all events, ragged; ``pair_offsets`` [events + 1].
+        slots: place ``time * learners + learner`` of every event in the grid [events].
+        sources: slot of the event before each predicted answer [answers].
+        targets: skills of the predicted answers, ragged; ``target_offsets`` [answers + 1].
+        labels: correctness of the predicted answers, float32 [answers].
+        rows: event index in the snapshot of each predicted answer [answers].
+    """
+
+    learners: int
+    times: int
+    pairs: Tensor
+    pair_offsets: Tensor
+    slots: Tensor
+    sources: Tensor
+    targets: Tensor
+    target_offsets: Tensor
+    labels: Tensor
+    rows: Ints
+
+
+Batch: TypeAlias = RowBatch | AnswerBatch
+
+
+class Examples(Protocol):
+    """A snapshot that can be walked in minibatches."""
+
+    def size(self, split: int) -> int:
+        """Return how many predictions one pass over the split makes."""
+        ...
+
+    def shuffled(self, split: int, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """Walk the split once in the order that (seed, epoch) fixes."""
+        ...
+
+    def in_order(self, split: int | None) -> Iterator[Batch]:
+        """Walk the split (or everything) once, for prediction."""
+        ...
+
+
+class Outcomes:
+    """A row per enrolment: ``X``, ``y`` and ``split``."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], inputs: int) -> None:
+        """Check and hold the arrays.
+
+        Raises:
+            SnapshotError: a column is missing or has another type, width or range.
+        """
+        features = _array(arrays, "X", np.float32)
+        count = len(features)
+        if features.ndim != _TABLE or features.shape[1] != inputs:
+            raise SnapshotError(f"the model takes {inputs} features, the snapshot has shape {list(features.shape)}")
+        if not np.isfinite(features).all():
+            raise SnapshotError("a feature is not finite")
+        labels = _array(arrays, "y", np.uint8) if "y" in arrays else np.zeros(count, dtype=np.uint8)
+        self._split = _array(arrays, "split", np.uint8)
+        if labels.shape != (count,) or self._split.shape != (count,):
+            raise SnapshotError("X, y and split must have one entry a row")
+        if (labels > 1).any() or (self._split > TEST).any():
+            raise SnapshotError("y holds 0 and 1, split 0, 1 and 2")
+        self._features = torch.from_numpy(features)
+        self._labels = torch.from_numpy(labels.astype(np.float32))
+
+    def size(self, split: int) -> int:
+        """Return the rows of a split."""
+        return int(np.count_nonzero(self._split == split))
+
+    def shuffled(self, split: int, batch_size: int, seed: int, epoch: int) -> Iterator[RowBatch]:
+        """Walk the split once in the order that (seed, epoch) fixes."""
+        rows = np.flatnonzero(self._split == split)
+        yield from self._walk(rows[_order(len(rows), seed, epoch)], batch_size)
+
+    def in_order(self, split: int | None) -> Iterator[RowBatch]:
+        """Walk the split (or all rows) in the snapshot's order."""
+        rows = np.arange(len(self._split)) if split is None else np.flatnonzero(self._split == split)
+        yield from self._walk(rows, _ROWS_AT_ONCE)
+
+    def _walk(self, rows: Ints, batch_size: int) -> Iterator[RowBatch]:
+        indexes = torch.from_numpy(rows)
+        features, labels = self._features[indexes], self._labels[indexes]
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            yield RowBatch(features=features[part], labels=labels[part], rows=rows[part])
+
+
+class Responses:
+    """Answers of learners over time, each event with one or more skills."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], skills: int) -> None:
+        """Check and hold the arrays.
+
+        Raises:
+            SnapshotError: an array is missing or has another type, or offsets or skills are out of range.
+        """
+        self._offsets, self._skill_offsets = (_array(arrays, name, np.int64) for name in ("offsets", "skill_offsets"))
+        self._skills = _array(arrays, "skills", np.int32).astype(np.int64)
+        self._correct, self._split = (_array(arrays, name, np.uint8) for name in ("correct", "split"))
+        _check_offsets(self._offsets, len(self._correct), least=0)
+        _check_offsets(self._skill_offsets, len(self._skills), least=1)
+        if len(self._skill_offsets) != len(self._correct) + 1 or len(self._split) != len(self._offsets) - 1:
+            raise SnapshotError("skill_offsets counts events and split counts learners; they do not")
+        if self._skills.size and not 0 <= self._skills.min() <= self._skills.max() < skills:
+            raise SnapshotError(f"a skill is outside the model's {skills}")
+        if (self._correct > 1).any() or (self._split > TEST).any():
+            raise SnapshotError("correct holds 0 and 1, split 0, 1 and 2")
+        self._count = skills
+        self._lengths = np.diff(self._offsets)
+
+    def size(self, split: int) -> int:
+        """Return the predicted answers of a split: all but each learner's first."""
+        return int(np.maximum(self._lengths[self._split == split] - 1, 0).sum())
+
+    def shuffled(self, split: int, batch_size: int, seed: int, epoch: int) -> Iterator[AnswerBatch]:
+        """Walk the split's learners once in the order that (seed, epoch) fixes."""
+        learners = self._predictable(split)
+        yield from self._walk(learners[_order(len(learners), seed, epoch)], batch_size)
+
+    def in_order(self, split: int | None) -> Iterator[AnswerBatch]:
+        """Walk the split's (or all) learners by length, which pads least; ``rows`` says where answers belong."""
+        learners = self._predictable(split)
+        by_length = learners[np.argsort(-self._lengths[learners], kind="stable")]
+        yield from self._walk(by_length, _LEARNERS_AT_ONCE)
+
+    def _predictable(self, split: int | None) -> Ints:
+        wanted = self._lengths > _SINGLE
+        return np.flatnonzero(wanted if split is None else wanted & (self._split == split))
+
+    def _walk(self, learners: Ints, batch_size: int) -> Iterator[AnswerBatch]:
+        for start in range(0, len(learners), batch_size):
+            yield self._grid(learners[start : start + batch_size])
+
+    def _grid(self, learners: Ints) -> AnswerBatch:
+        lengths = self._lengths[learners]
+        times, owners = _ranges(lengths), np.repeat(np.arange(len(learners)), lengths)
+        events = self._offsets[learners][owners] + times
+        slots = times * len(learners) + owners
+        # An event's predecessor is the entry before it.
+        later = np.flatnonzero(times > 0)
+        pairs, pair_offsets = self._skills_of(events)
+        pairs = pairs + self._count * np.repeat(self._correct[events].astype(np.int64), np.diff(pair_offsets))
+        targets, target_offsets = self._skills_of(events[later])
+        return AnswerBatch(
+            learners=len(learners),
+            times=int(lengths.max()),
+            pairs=torch.from_numpy(pairs),
+            pair_offsets=torch.from_numpy(pair_offsets),
+            slots=torch.from_numpy(slots),
+            sources=torch.from_numpy(slots[later - 1]),
+            targets=torch.from_numpy(targets),
+            target_offsets=torch.from_numpy(target_offsets),
+            labels=torch.from_numpy(self._correct[events[later]].astype(np.float32)),
+            rows=events[later],
+        )
+
+    def _skills_of(self, events: Ints) -> tuple[Ints, Ints]:
+        counts = np.diff(self._skill_offsets)[events]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        return self._skills[np.repeat(self._skill_offsets[events], counts) + _ranges(counts)], offsets
+
+
+def read_examples(spec: ModelSpec, arrays: Mapping[str, NDArray[Any]]) -> Examples:
+    """Return the snapshot in the shape the model takes.
+
+    Raises:
+        SnapshotError: the arrays do not have that shape.
+    """
+    if isinstance(spec, Dkt):
+        return Responses(arrays, spec.skills)
+    return Outcomes(arrays, spec.inputs)
+
+
+def training_batches(examples: Examples, batch_size: int, seed: int, steps: int) -> Iterator[Batch]:
+    """Walk the training split for ``steps`` minibatches, starting the next epoch where one ends."""
+    if not examples.size(TRAIN):
+        return
+    done = epoch = 0
+    while True:
+        for batch in examples.shuffled(TRAIN, batch_size, seed, epoch):
+            if done == steps:
+                return
+            yield batch
+            done += 1
+        epoch += 1
+
+
+def _order(count: int, seed: int, epoch: int) -> Ints:
+    digest = hashlib.sha256(f"orchard order {seed} {epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    return np.asarray(torch.randperm(count, generator=generator).numpy())
+
+
+def _ranges(lengths: Ints) -> Ints:
+    """Return 0..l-1 for each length l, one after another."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def _array(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> NDArray[Any]:
+    array = arrays.get(name)
+    if array is None:
+        raise SnapshotError(f"the snapshot lacks {name!r}")
+    if array.dtype != dtype or (name != "X" and array.ndim != _ROW):
+        raise SnapshotError(f"{name!r} of the snapshot has another type or shape")
+    return array
+
+
+def _check_offsets(offsets: Ints, total: int, *, least: int) -> None:
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < least).any():
+        raise SnapshotError("offsets must rise from 0 to the number of entries")
