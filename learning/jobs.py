@@ -136,14 +136,16 @@ class Participation:
     dataset_id: str
     transfer_pid: str
     consumer: str
+    consumer_organisation: str
+    consumer_key: str
     state: ParticipationState
     created_at: datetime
     updated_at: datetime
     reason: str | None = None
     approval: dict[str, Any] | None = None
     manifest: dict[str, Any] | None = None
-    beacon_nonce: str = dataclasses.field(default="", repr=False)
-    seat_private_key: str = dataclasses.field(default="", repr=False)
+    beacon_reveal: str = dataclasses.field(default="", repr=False)
+    sealing_key: str = dataclasses.field(default="", repr=False)
 
 
 class PlanState(enum.StrEnum):

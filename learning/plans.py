@@ -11,39 +11,13 @@ from typing import Any, Literal
 import pydantic
 
 from learning.errors import PlanError
-from learning.models import parse_model
+from learning.models import ModelSpecError, model_document, parse_model
+from learning.steps import StepDocumentError, local_document, parse_local
+from learning.strategies import StrategyError, parse_strategy, strategy_document
 from policies.canonical import CanonicalFormError, digest
 
 PLAN_KIND = "training-plan"
 _FORBID = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
-
-Positive = pydantic.Field(gt=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LocalTraining:
-    """What a contributor does between two rounds. Exactly one of ``epochs`` and ``steps`` is given."""
-
-    optimiser: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = 0.05
-    batch_size: int = 32
-    epochs: int | None = None
-    steps: int | None = None
-    clip_norm: float | None = None
-    proximal_mu: float = 0.0
-    __pydantic_config__ = _FORBID
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Strategy:
-    """The server optimiser (Reddi et al. 2021). FedAvg with ``learning_rate`` 1 is McMahan et al. 2017."""
-
-    kind: Literal["fedavg", "fedadam", "fedadagrad", "fedyogi"] = "fedavg"
-    learning_rate: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-    __pydantic_config__ = _FORBID
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +53,11 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """One plan. Times in seconds, norms in model units, ``seed`` names the randomness that every run repeats."""
+    """One plan. Times in seconds, norms in model units, ``seed`` names the randomness that every run repeats.
+
+    ``model``, ``local`` and ``strategy`` are the documents of `learning.models`, `learning.steps` and
+    `learning.strategies`, written out in full so that a default can never change what a digest means.
+    """
 
     title: str
     purpose: str
@@ -89,8 +67,8 @@ class TrainingPlan:
     model: dict[str, Any]
     seed: int
     rounds: int
-    local: LocalTraining
-    strategy: Strategy = Strategy()
+    local: dict[str, Any]
+    strategy: dict[str, Any] = dataclasses.field(default_factory=lambda: {"kind": "fedavg"})
     aggregation: Aggregation = Aggregation()
     evaluation: Evaluation = Evaluation()
     granularity: Literal["provider"] = "provider"
@@ -101,6 +79,7 @@ class TrainingPlan:
     weight_cap: int = 131072
     round_seconds: float = 120.0
     recruit_seconds: float = 3600.0
+    job_seconds: float = 86400.0
     round_attempts: int = 3
     version: Literal["1"] = "1"
     __pydantic_config__ = _FORBID
@@ -124,8 +103,17 @@ def parse_plan(payload: Mapping[str, Any]) -> TrainingPlan:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "plan"
         raise PlanError(f"training plan, {where}: {first['msg']}") from error
-    check_plan(plan)
-    return plan
+    try:
+        full = dataclasses.replace(
+            plan,
+            model=dict(model_document(parse_model(plan.model))),
+            local=dict(local_document(parse_local(plan.local))),
+            strategy=dict(strategy_document(parse_strategy(plan.strategy))),
+        )
+    except (ModelSpecError, StepDocumentError, StrategyError) as error:
+        raise PlanError(f"training plan: {error}") from error
+    check_plan(full)
+    return full
 
 
 def check_plan(plan: TrainingPlan) -> None:
@@ -134,16 +122,13 @@ def check_plan(plan: TrainingPlan) -> None:
     Raises:
         PlanError: naming the field.
     """
-    parse_model(plan.model)
-    if (plan.local.epochs is None) == (plan.local.steps is None):
-        raise PlanError("training plan, local: give exactly one of epochs and steps")
     for name, limit in _LIMITS.items():
         if not 1 <= getattr(plan, name) <= limit:
             raise PlanError(f"training plan, {name}: must be between 1 and {limit}")
     if plan.min_contributors < 2:  # noqa: PLR2004 - a "sum" of one contributor is that contributor
         raise PlanError("training plan, min_contributors: a sum of fewer than 2 contributors hides nobody")
-    if plan.clip <= 0 or plan.round_seconds <= 0 or plan.local.batch_size < 1 or plan.local.learning_rate <= 0:
-        raise PlanError("training plan: clip, round_seconds, batch_size and learning_rate must be positive")
+    if plan.clip <= 0 or plan.round_seconds <= 0 or plan.recruit_seconds <= 0:
+        raise PlanError("training plan: clip, round_seconds and recruit_seconds must be positive")
     if not 0 <= plan.seed < 2**53:
         raise PlanError("training plan, seed: must be between 0 and 2^53 - 1")
 

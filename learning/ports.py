@@ -6,9 +6,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 T = TypeVar("T")
 
 
@@ -29,6 +26,10 @@ class Records(Protocol):
 
     def save(self, value: object) -> None:
         """Write a record that exists."""
+        ...
+
+    def delete(self, value: object) -> None:
+        """Remove a record; a missing one is no error."""
         ...
 
     def select(self, kind: type[T], *prefix: str | int) -> list[T]:
@@ -75,7 +76,7 @@ class Reply:
 class Peers(Protocol):
     """The learning API of other participants."""
 
-    def call(  # noqa: PLR0913 - one call, its body and its headers
+    def call(
         self,
         participant_id: str,
         method: str,
@@ -189,19 +190,16 @@ class Snapshots(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What came out of the sandbox: arrays, and what it cost (seconds, bytes)."""
+class SandboxOutput:
+    """What came out of the sandbox, not yet looked at, and what it cost (seconds, bytes)."""
 
-    arrays: Mapping[str, NDArray[Any]]
+    data: bytes = dataclasses.field(repr=False)
     cost: Mapping[str, float]
 
 
 class Trainer(Protocol):
     """Runs one step in the sandbox."""
 
-    def run(self, step: Mapping[str, Any], weights: bytes, snapshot: Path | None) -> StepResult:
-        """Run a step; raises ``StepFailedError`` with what the sandbox saw."""
+    def run(self, step: Mapping[str, Any], weights: bytes, snapshot: Path) -> SandboxOutput:
+        """Run the step of a ``step.json`` object; raises ``StepFailedError`` with what the sandbox saw."""
         ...
-
-
-FloatArray = NDArray[np.float64]

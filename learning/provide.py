@@ -14,14 +14,18 @@ from learning.jobs import (
     ReceivedPlan,
     move_participation,
 )
-from learning.node import Later, Node, later
+from learning.node import Later, MemberFacts, Node, later
+from learning.placement import commitment
+from learning.placing import manifest_of
 from learning.plans import PLAN_KIND, TrainingPlan, parse_plan, plan_digest
 from learning.ports import AgreementTerms, Records
-from learning.secagg import keys, manifest, placement
+from learning.secagg.errors import SecureAggregationError
+from learning.secagg.keys import SealingKey, new_sealing_key
+from learning.secagg.manifest import APPROVAL_KIND
 from learning.timeline import note
-from policies.signing import SignatureError, encode, verify
+from learning.vectors import layout
+from policies.signing import SignatureError, decode, document_digest, encode, verify
 
-APPROVAL_KIND = "training-approval"
 _CONSENT_SECONDS = 5.0
 # The purposes that the AI Act, Article 5(1)(f), forbids in education whatever an agreement says.
 _FORBIDDEN_CLASSES = frozenset({"emotion-inference"})
@@ -101,20 +105,21 @@ def decide_plan(node: Node, digest: str, agreement_id: str, *, approve: bool, re
     return node.store.run("plan.decide", work)
 
 
-def join(node: Node, consumer: str, transfer_pid: str, agreement_id: str, body: Mapping[str, Any]) -> Participation:
+def join(
+    node: Node, caller: MemberFacts, transfer_pid: str, agreement_id: str, body: Mapping[str, Any]
+) -> Participation:
     """Open our part in a job under a started transfer; it waits until enough learners consent.
 
     Raises:
         RefusedError: the plan is not approved here.
         ConflictError: the job id is in use by somebody else.
     """
-    job_id, digest = str(body.get("job_id")), str(body.get("plan_digest"))
+    job_id, digest, consumer = str(body.get("job_id")), str(body.get("plan_digest")), caller.participant_id
     agreement = _agreement(node, agreement_id, consumer)
     received = plan_state(node, consumer, digest, agreement_id)
     if received.state is not PlanState.APPROVED:
         raise RefusedError("plan-not-approved", f"this plan is {received.state} here")
     now = node.now()
-    private_key, _ = keys.generate_seat_keys()
     part = Participation(
         job_id=job_id,
         plan_digest=digest,
@@ -122,11 +127,13 @@ def join(node: Node, consumer: str, transfer_pid: str, agreement_id: str, body: 
         dataset_id=agreement.dataset_id,
         transfer_pid=transfer_pid,
         consumer=consumer,
+        consumer_organisation=caller.organisation,
+        consumer_key=caller.public_key,
         state=ParticipationState.WAITING_FOR_CONSENT,
         created_at=now,
         updated_at=now,
-        beacon_nonce=secrets.token_hex(32),
-        seat_private_key=encode(private_key),
+        beacon_reveal=encode(secrets.token_bytes(32)),
+        sealing_key=encode(new_sealing_key().private_bytes),
     )
 
     def work(records: Records) -> Participation:
@@ -178,10 +185,10 @@ def reveal(node: Node, consumer: str, job_id: str) -> str:
     part = part_of(node, job_id, consumer)
     if part.approval is None:
         raise NotYetError("the cohort floor is not met yet")
-    return part.beacon_nonce
+    return part.beacon_reveal
 
 
-def accept_manifest(node: Node, consumer: str, consumer_key: str, job_id: str, document: Mapping[str, Any]) -> str:
+def accept_manifest(node: Node, consumer: str, job_id: str, document: Mapping[str, Any]) -> str:
     """Recompute and check a job's manifest; accept the first one that is right, and only that one.
 
     Raises:
@@ -190,18 +197,17 @@ def accept_manifest(node: Node, consumer: str, consumer_key: str, job_id: str, d
     part = part_of(node, job_id, consumer)
     plan = plan_of(node, part)
     try:
-        checked = manifest.check_manifest(
-            document,
-            collector_key=consumer_key,
-            plan=plan,
-            plan_digest=part.plan_digest,
-            job_id=job_id,
-            check_membership=node.check_membership,
-            approval_kind=APPROVAL_KIND,
-        )
-    except manifest.ManifestError as error:
+        checked = manifest_of(node, dict(document), part)
+    except SecureAggregationError as error:
         raise RefusedError(error.code, str(error)) from error
-    if part.approval not in checked.approvals:
+    terms = checked.terms
+    if (terms.job, terms.plan) != (job_id, part.plan_digest):
+        raise RefusedError("wrong-manifest", "the manifest is for another job or plan")
+    if terms.layout != layout(plan, len(checked.members)) or terms.n_max != len(checked.members):
+        raise RefusedError("wrong-layout", "the manifest's vector is not the one that the plan gives")
+    if terms.n_min < plan.min_contributors or terms.aggregation != plan.aggregation.mode:
+        raise RefusedError("wrong-terms", "the manifest lowers the floor or the protection that the plan promised")
+    if part.approval is None or document_digest(part.approval) not in {member.approval for member in checked.members}:
         raise RefusedError("not-a-member", "the manifest does not hold our approval")
     now = node.now()
 
@@ -246,9 +252,7 @@ def part_of(node: Node, job_id: str, consumer: str | None = None) -> Participati
 
 def plan_of(node: Node, part: Participation) -> TrainingPlan:
     """Return the approved plan of our part in a job."""
-    found = node.store.run(
-        "plan.get", lambda records: records.get(ReceivedPlan, part.plan_digest, part.agreement_id)
-    )
+    found = node.store.run("plan.get", lambda records: records.get(ReceivedPlan, part.plan_digest, part.agreement_id))
     if found is None:
         raise UnknownError("no such plan")
     return parse_plan(found.document["payload"])
@@ -263,7 +267,7 @@ def _finish(node: Node, job_id: str, event: ParticipationEvent, reason: str) -> 
             return False
         moved = move_participation(current, event, now, reason)
         # Seeds and nonces are of no further use; what cannot be read cannot leak.
-        records.save(dataclasses.replace(moved, seat_private_key="", beacon_nonce=""))
+        records.save(dataclasses.replace(moved, sealing_key="", beacon_reveal=""))
         note(records, job_id, now, "ended", reason)
         return True
 
@@ -294,12 +298,14 @@ def _judge(node: Node, agreement: AgreementTerms, plan: TrainingPlan) -> tuple[P
 def _approval(node: Node, part: Participation, plan: TrainingPlan) -> dict[str, Any]:
     facts = node.snapshots.facts(part.dataset_id)
     return {
-        "job_id": part.job_id,
+        "job": part.job_id,
         "plan_digest": part.plan_digest,
         "agreement_id": part.agreement_id,
         "participant": node.participant_id,
         "membership": node.membership,
-        "seat_key": keys.seat_public_key(part.seat_private_key),
-        "beacon_commitment": placement.commit(bytes.fromhex(part.beacon_nonce)),
-        "small": bool(facts.get("train_rows_band", 0) < plan.evaluation.small_rows),
+        "hpke_public": SealingKey(private_bytes=decode(part.sealing_key)).public_key,
+        "beacon_commitment": commitment(
+            job=part.job_id, epoch=0, participant=node.participant_id, reveal=part.beacon_reveal
+        ),
+        "small": bool(facts.get("train_rows", 0) < plan.evaluation.small_rows),
     }

@@ -1,6 +1,7 @@
 """The collector gathers a job's members: plan, approval, transfer, consent, beacon, manifest. One step each time asked."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,10 +11,13 @@ from learning.errors import PeerError, RefusedError, UnknownError
 from learning.jobs import JOB_ENDS, Job, JobEvent, JobState, Member, MemberState, OwnPlan, move_job
 from learning.models import initial_weights, parse_model, save_weights
 from learning.node import Later, Node, later
+from learning.placing import identify
 from learning.plans import PLAN_KIND, TrainingPlan, parse_plan, plan_digest, plan_payload
 from learning.ports import Records
-from learning.secagg import manifest
+from learning.secagg.errors import SecureAggregationError
+from learning.secagg.manifest import Terms, build_manifest
 from learning.timeline import note
+from learning.vectors import layout
 
 _ASK_AGAIN_SECONDS = 0.5
 _S = MemberState
@@ -56,7 +60,8 @@ def start_job(node: Node, digest: str, agreement_ids: Sequence[str]) -> Job:
         raise RefusedError("same-provider-twice", "a provider takes part once; two agreements name the same one")
     if len(members) < plan.min_contributors:
         raise RefusedError(
-            "too-few-agreements", f"the plan needs {plan.min_contributors} contributors, {len(members)} agreements given"
+            "too-few-agreements",
+            f"the plan needs {plan.min_contributors} contributors, {len(members)} agreements given",
         )
     job = Job(job_id=job_id, plan_digest=digest, state=JobState.RECRUITING, created_at=now, updated_at=now)
 
@@ -79,7 +84,7 @@ def recruit(node: Node, job_id: str) -> Later | None:
     waiting = [member for member in members if member.state not in (_S.READY, _S.ACTIVE, _S.LEFT)]
     if waiting:
         with ThreadPoolExecutor(max_workers=8) as pool:
-            moved = list(pool.map(lambda member: _advance(node, job, plan, member), waiting))
+            moved = list(pool.map(lambda member: _advance(node, job, member), waiting))
         for member in moved:
             _save(node, member)
         members = [*(member for member in members if member not in waiting), *moved]
@@ -149,7 +154,7 @@ def load(node: Node, job_id: str) -> tuple[Job, TrainingPlan, list[Member]]:
     return job, parse_plan(own.document["payload"]), members
 
 
-def call(  # noqa: PLR0913 - one call, its body and its headers
+def call(
     node: Node,
     member: Member,
     method: str,
@@ -193,11 +198,11 @@ def _invited(node: Node, job_id: str, agreement_id: str) -> Member:
     )
 
 
-def _advance(node: Node, job: Job, plan: TrainingPlan, member: Member) -> Member:
+def _advance(node: Node, job: Job, member: Member) -> Member:
     """Take one member as far as it will go now; a peer that does not answer is asked again later."""
     try:
         for _ in range(len(_S)):
-            moved = _step(node, job, plan, member)
+            moved = _step(node, job, member)
             if moved.state == member.state:
                 return moved
             member = moved
@@ -210,7 +215,7 @@ def _advance(node: Node, job: Job, plan: TrainingPlan, member: Member) -> Member
     return member
 
 
-def _step(node: Node, job: Job, plan: TrainingPlan, member: Member) -> Member:
+def _step(node: Node, job: Job, member: Member) -> Member:
     match member.state:
         case _S.INVITED:
             own = node.store.run("plan.get", lambda records: records.get(OwnPlan, job.plan_digest))
@@ -225,8 +230,7 @@ def _step(node: Node, job: Job, plan: TrainingPlan, member: Member) -> Member:
         case _S.TRANSFER_REQUESTED:
             return _transfer(node, job, member)
         case _S.WAITING_FOR_CONSENT:
-            body = call(node, member, "GET", f"/jobs/{job.job_id}")
-            return _joined(member, body)
+            return _joined(member, call(node, member, "GET", f"/jobs/{job.job_id}"))
         case _:
             return member
 
@@ -290,16 +294,11 @@ def _place(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) 
         revealed.append(dataclasses.replace(member, reveal=nonce))
         _save(node, revealed[-1])
     if job.manifest is None:
-        document = manifest.build_manifest(
-            node.signer,
-            job_id=job.job_id,
-            collector=node.participant_id,
-            plan=plan,
-            plan_digest=job.plan_digest,
-            approvals=[member.approval or {} for member in revealed],
-            reveals={member.participant_id: member.reveal or "" for member in revealed},
-            check_membership=node.check_membership,
-        )
+        try:
+            document = _manifest(node, job, plan, revealed)
+        except SecureAggregationError as error:
+            fail_job(node, job.job_id, f"the members cannot be placed: {error}")
+            return None
         job = _keep_manifest(node, job, document)
     for member in revealed:
         if member.state is _S.ACTIVE:
@@ -316,6 +315,34 @@ def _place(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) 
     return None
 
 
+def _manifest(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) -> dict[str, Any]:
+    wanted = plan.aggregation
+    check = identify(node)
+    organisations = {check((member.approval or {})["payload"]).organisation for member in members}
+    terms = Terms(
+        job=job.job_id,
+        plan=job.plan_digest,
+        collector=node.participant_id,
+        collector_organisation=node.organisation,
+        layout=layout(plan, len(members)),
+        n_min=plan.min_contributors,
+        n_max=len(members),
+        expires=node.now() + timedelta(seconds=plan.job_seconds),
+        round_seconds=math.ceil(plan.round_seconds),
+        aggregation=wanted.mode,
+        # Two providers alone can only make the (2, 1) group; placement says what that costs.
+        shape=(wanted.seats, wanted.threshold) if len(organisations) >= wanted.seats else None,
+    )
+    document, _ = build_manifest(
+        terms,
+        [member.approval or {} for member in members],
+        {member.participant_id: member.reveal or "" for member in members},
+        identify=check,
+        signer=node.signer,
+    )
+    return document
+
+
 def _keep_manifest(node: Node, job: Job, document: dict[str, Any]) -> Job:
     def work(records: Records) -> Job:
         current = records.lock(Job, job.job_id)
@@ -326,7 +353,13 @@ def _keep_manifest(node: Node, job: Job, document: dict[str, Any]) -> Job:
         kept = dataclasses.replace(current, manifest=document)
         records.save(kept)
         seats = len(document["payload"]["seats"])
-        note(records, job.job_id, node.now(), "placed", f"manifest signed: {len(document['payload']['members'])} members, {seats} seats")
+        note(
+            records,
+            job.job_id,
+            node.now(),
+            "placed",
+            f"manifest signed: {len(document['payload']['members'])} members, {seats} seats",
+        )
         return kept
 
     return node.store.run("job.manifest", work)

@@ -63,8 +63,9 @@ class Round:
     deadline: datetime
     expected: tuple[str, ...]
     announced: tuple[str, ...] = ()
-    contributors: tuple[str, ...] = ()
-    set_signatures: tuple[dict[str, Any], ...] = ()
+    proposed: list[list[str]] | None = None
+    statements: tuple[dict[str, Any], ...] = ()
+    lost: tuple[int, ...] = ()
     metrics: dict[str, Any] | None = None
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -107,7 +108,7 @@ class Step:
     opening: dict[str, Any]
     opened_at: datetime
     deadline: datetime
-    package: str | None = None
+    package: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     delivered: tuple[int, ...] = ()
     code: str | None = None
     reason: str | None = None
@@ -132,10 +133,9 @@ class SeatRound:
     round: int
     attempt: int
     state: SeatState
-    contributors: tuple[str, ...] = ()
     set_document: dict[str, Any] | None = None
     release_order: dict[str, Any] | None = None
-    sum_digest: str | None = None
+    released: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,7 @@ class SeatUpload:
     round: int
     attempt: int
     participant_id: str
+    header_digest: str
     header: dict[str, Any]
     box: str = dataclasses.field(repr=False)
     vector: str | None = None
@@ -206,11 +207,25 @@ def _failed(value: Round, notices: Mapping[str, Notice]) -> int:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SeatSum:
-    """What one seat released to the collector in one round attempt."""
+class SeatShare:
+    """A share that one seat released to the collector in one round attempt; ``number`` counts its shares."""
 
     job_id: str
     round: int
     attempt: int
     seat: int
+    number: int
+    document: dict[str, Any]
+    vector: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClearUpload:
+    """A plain contribution at the collector, under a contract that allows ``clear``."""
+
+    job_id: str
+    round: int
+    attempt: int
+    participant_id: str
+    header_digest: str
     vector: str

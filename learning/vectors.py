@@ -1,7 +1,7 @@
 """What one contribution is made of: the sections of a round's shared vector, from the plan alone.
 
-Every member derives the same layout from the plan, the kind of round and the number of contributors, so that no field
-of a message can widen what is shared.
+Every member derives the same layout from the plan and the number of contributors, so that no field of a message can
+widen what is shared.
 """
 
 import math
@@ -11,56 +11,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.metrics import MetricSection, metric_sections, unpack_metrics
+from learning.metrics import MetricSection, Sums, metric_sections, pack_metrics, unpack_metrics
 from learning.models import parameter_count, parse_model
 from learning.plans import TrainingPlan
-from learning.rounds import RoundKind
 from learning.secagg.layout import Section, VectorLayout, best_scale
 
 FloatArray = NDArray[np.float64]
 
 
-def round_splits(plan: TrainingPlan, kind: RoundKind) -> tuple[str, ...]:
-    """Return the metric splits that a round's vector carries."""
-    if kind is RoundKind.TRAIN:
-        return ("valid", "test")
-    extra = (("local",) if plan.evaluation.baseline else ()) + (("finetuned",) if plan.evaluation.finetune else ())
-    return ("valid", "test", *extra)
+def splits(plan: TrainingPlan) -> tuple[str, ...]:
+    """Return the metric splits that the vector carries; those that a round does not measure are zero in it."""
+    local = ("local",) if plan.evaluation.baseline else ()
+    return ("valid", "test", *local, *(("finetuned",) if plan.evaluation.finetune else ()))
 
 
-def round_layout(plan: TrainingPlan, kind: RoundKind, n: int) -> VectorLayout:
-    """Return the layout of a round with ``n`` contributors, at the finest scale that cannot wrap."""
+def layout(plan: TrainingPlan, n: int) -> VectorLayout:
+    """Return the layout of every round of a job with at most ``n`` contributors, at the finest scale that cannot wrap."""
     bits = plan.aggregation.bits
-    sections: list[Section] = []
-    if kind is RoundKind.TRAIN:
-        size = parameter_count(parse_model(plan.model))
-        sections.append(Section(name="delta", size=size, bound=plan.clip, scale_bits=best_scale(plan.clip, n, bits)))
-        sections.append(Section(name="weight", size=1, bound=1.0, scale_bits=best_scale(1.0, n, bits)))
+    size = parameter_count(parse_model(plan.model))
     share = ((1 << (bits - 1)) - 1) // n
-    sections.extend(_metric(section, share) for section in metric_sections(round_splits(plan, kind)))
+    sections = [
+        Section(name="delta", size=size, bound=plan.clip, scale_bits=best_scale(plan.clip, n, bits)),
+        Section(name="weight", size=1, bound=1.0, scale_bits=best_scale(1.0, n, bits)),
+        *(_metric(section, share) for section in metric_sections(splits(plan))),
+    ]
     return VectorLayout(sections=tuple(sections), k=bits)
 
 
 def contribution(
-    plan: TrainingPlan, kind: RoundKind, *, delta: FloatArray | None, train_rows: int, metrics: FloatArray
+    plan: TrainingPlan, *, delta: FloatArray | None, train_rows: int, metrics: Mapping[str, Mapping[str, NDArray[Any]]]
 ) -> dict[str, FloatArray]:
     """Return one contributor's values by section: the clipped update times its weight, the weight, the metrics.
 
     Args:
         plan: the plan.
-        kind: the kind of round.
         delta: local minus global weights, flat, shape [parameters]; None in an evaluation round.
         train_rows: rows trained on; the weight is ``min(train_rows, weight_cap) / weight_cap``.
-        metrics: packed by :func:`learning.metrics.pack_metrics` for this round's splits.
+        metrics: sums by split.
     """
-    values = _cut(metrics, round_splits(plan, kind))
-    if kind is RoundKind.TRAIN:
-        if delta is None:
-            raise ValueError("a training round needs an update")
-        weight = min(train_rows, plan.weight_cap) / plan.weight_cap
-        values["delta"] = clip_norm(delta, plan.clip) * weight
-        values["weight"] = np.array([weight])
-    return values
+    values = _cut(pack_metrics(metrics, splits(plan)), splits(plan))
+    if delta is None:
+        return values | {"delta": np.zeros(parameter_count(parse_model(plan.model))), "weight": np.zeros(1)}
+    weight = min(train_rows, plan.weight_cap) / plan.weight_cap
+    return values | {"delta": clip_norm(delta, plan.clip) * weight, "weight": np.array([weight])}
 
 
 def clip_norm(delta: FloatArray, bound: float) -> FloatArray:
@@ -70,16 +63,16 @@ def clip_norm(delta: FloatArray, bound: float) -> FloatArray:
 
 
 def mean_update(sums: Mapping[str, FloatArray]) -> FloatArray:
-    """Return the weighted mean update from a decoded sum; zero where nobody had a row to train on."""
+    """Return the weighted mean update from a decoded sum; zero where nobody trained."""
     total = float(sums["weight"][0])
     return sums["delta"] / total if total > 0 else np.zeros_like(sums["delta"])
 
 
-def metric_sums(plan: TrainingPlan, kind: RoundKind, sums: Mapping[str, FloatArray]) -> dict[str, Any]:
+def metric_sums(plan: TrainingPlan, sums: Mapping[str, FloatArray]) -> dict[str, Sums]:
     """Return the decoded metric sums by split."""
-    splits = round_splits(plan, kind)
-    packed = np.concatenate([sums[section.name] for section in metric_sections(splits)])
-    return unpack_metrics(packed, splits)
+    names = splits(plan)
+    packed = np.concatenate([sums[section.name] for section in metric_sections(names)])
+    return unpack_metrics(packed, names)
 
 
 def _metric(section: MetricSection, share: int) -> Section:
@@ -92,10 +85,10 @@ def _metric(section: MetricSection, share: int) -> Section:
     )
 
 
-def _cut(packed: FloatArray, splits: tuple[str, ...]) -> dict[str, FloatArray]:
+def _cut(packed: FloatArray, names: tuple[str, ...]) -> dict[str, FloatArray]:
     values: dict[str, FloatArray] = {}
     start = 0
-    for section in metric_sections(splits):
+    for section in metric_sections(names):
         values[section.name] = np.asarray(packed[start : start + section.length], dtype=np.float64)
         start += section.length
     return values

@@ -14,7 +14,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from connector.storage import tables_learning as tables
 from connector.storage.database import Database, Transaction
 from learning.jobs import Job, JobLine, Member, OwnPlan, Participation, ReceivedPlan
-from learning.rounds import Notice, Round, SeatRound, SeatSum, SeatUpload, Step
+from learning.rounds import ClearUpload, Notice, Round, SeatRound, SeatShare, SeatUpload, Step
 
 T = TypeVar("T")
 
@@ -25,7 +25,8 @@ _TABLES: dict[type, Table] = {
     JobLine: tables.job_lines,
     Round: tables.rounds,
     Notice: tables.notices,
-    SeatSum: tables.seat_sums,
+    SeatShare: tables.seat_shares,
+    ClearUpload: tables.clear_uploads,
     ReceivedPlan: tables.received_plans,
     Participation: tables.participations,
     Step: tables.steps,
@@ -73,6 +74,12 @@ class SqlRecords:
         row = _row(value)
         key = [column == row[column.name] for column in table.primary_key]
         self._connection.execute(update(table).where(*key).values(state=row["state"], value=row["value"]))
+
+    def delete(self, value: object) -> None:
+        """Remove a record; a missing one is no error."""
+        table = _TABLES[type(value)]
+        row = _row(value)
+        self._connection.execute(delete(table).where(*(column == row[column.name] for column in table.primary_key)))
 
     def select(self, kind: type[T], *prefix: str | int) -> list[T]:
         """Return the records whose key begins with ``prefix``, in key order."""

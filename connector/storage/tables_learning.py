@@ -34,7 +34,13 @@ members = _records("job_members", _job(), _participant())
 job_lines = _records("job_lines", _job(), Column("number", Integer, primary_key=True, autoincrement=False))
 rounds = _records("rounds", *_round())
 notices = _records("round_notices", *_round(), _participant())
-seat_sums = _records("seat_sums", *_round(), Column("seat", Integer, primary_key=True, autoincrement=False))
+seat_shares = _records(
+    "seat_shares",
+    *_round(),
+    Column("seat", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+)
+clear_uploads = _records("clear_uploads", *_round(), _participant())
 
 received_plans = _records(
     "received_plans", Column("plan_digest", String(64), primary_key=True), Column("agreement_id", _ID, primary_key=True)

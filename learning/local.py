@@ -1,0 +1,104 @@
+"""What a contributor computes in one round: one or more sandboxed steps over one snapshot."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learning.errors import StepFailedError
+from learning.metrics import Sums, summarise
+from learning.models import parse_model
+from learning.plans import TrainingPlan
+from learning.ports import Snapshot, Trainer
+from learning.rounds import RoundKind
+from learning.steps import Mode, Step, StepResult, StepResultError, parse_local, parse_result, step_document
+from policies.canonical import digest
+
+_SEED_BITS = 2**53
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepOutcome:
+    """A contributor's part of a round before it is masked. ``card`` is for the provider's own eyes."""
+
+    delta: NDArray[np.float64] | None
+    train_rows: int
+    metrics: Mapping[str, Sums]
+    card: dict[str, Any]
+    cost: Mapping[str, float]
+
+
+def run_round_steps(
+    trainer: Trainer,
+    plan: TrainingPlan,
+    kind: RoundKind,
+    number: int,
+    contributor: str,
+    weights: bytes,
+    snapshot: Snapshot,
+    *,
+    first: bytes,
+    small: bool,
+) -> StepOutcome:
+    """Run the steps of a round: training, or the evaluation of the final model beside what a provider has alone.
+
+    ``weights`` is the round's model, ``first`` the one that the job began with, both safetensors bytes.
+
+    Raises:
+        StepFailedError: the sandbox stopped a step, or its output is not what the step owes.
+    """
+    if kind is RoundKind.TRAIN:
+        result, cost = _run(trainer, plan, "train", number, contributor, weights, snapshot, small=small)
+        delta = None if result.delta is None else result.delta.astype(np.float64)
+        return _outcome(result, delta, dict(result.metrics), cost)
+    result, cost = _run(trainer, plan, "evaluate", number, contributor, weights, snapshot, small=small)
+    metrics: dict[str, Sums] = dict(result.metrics)
+    extra: list[tuple[str, Mode]] = [("local", "baseline")] if plan.evaluation.baseline else []
+    if plan.evaluation.finetune:
+        extra.append(("finetuned", "finetune"))
+    for name, mode in extra:
+        start = first if mode == "baseline" else weights
+        alone, spent = _run(trainer, plan, mode, number, contributor, start, snapshot, small=small)
+        metrics[name] = alone.metrics["test"]
+        cost = {key: cost.get(key, 0.0) + value for key, value in spent.items()}
+    return _outcome(result, None, metrics, cost)
+
+
+def step_seed(plan: TrainingPlan, number: int, contributor: str) -> int:
+    """Return the seed of a contributor's step: from plan seed, round and contributor, below 2^53."""
+    return int(digest([plan.seed, number, contributor]), 16) % _SEED_BITS
+
+
+def _run(
+    trainer: Trainer,
+    plan: TrainingPlan,
+    mode: Mode,
+    number: int,
+    contributor: str,
+    weights: bytes,
+    snapshot: Snapshot,
+    *,
+    small: bool,
+) -> tuple[StepResult, Mapping[str, float]]:
+    step = Step(
+        mode=mode,
+        model=parse_model(plan.model),
+        local=parse_local(plan.local),
+        seed=step_seed(plan, number, contributor),
+        small=small,
+        max_epochs=plan.evaluation.baseline_epochs,
+    )
+    output = trainer.run(step_document(step), weights, snapshot.path)
+    try:
+        return parse_result(step, output.data), output.cost
+    except StepResultError as error:
+        raise StepFailedError(error.code, str(error)) from error
+
+
+def _outcome(
+    result: StepResult, delta: NDArray[np.float64] | None, metrics: Mapping[str, Sums], cost: Mapping[str, float]
+) -> StepOutcome:
+    card = {split: summarise(sums) for split, sums in metrics.items()}
+    return StepOutcome(delta=delta, train_rows=result.train_rows, metrics=metrics, card=card, cost=cost)
