@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 import httpx2
@@ -20,6 +20,7 @@ import httpx2
 MAX_ANSWER = 8 * 1024 * 1024
 _LIMITS = httpx2.Limits(max_connections=200, max_keepalive_connections=100, keepalive_expiry=30.0)
 
+Transport: TypeAlias = httpx2.BaseTransport
 Whose = Literal["ours", "peer", "world"]
 
 
@@ -105,7 +106,7 @@ class PeerClient:
         connect_seconds: float = 5.0,
         read_seconds: float = 30.0,
         ca_file: Path | None = None,
-        transport: httpx2.BaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         """Prepare a client; the first request opens the first connection.
 

@@ -1,0 +1,31 @@
+"""The command ``orchard``. Commands are thin; what they need is imported when they run."""
+
+import sys
+
+import typer
+
+from connector.cli.serve import add_serve_commands
+from connector.cli.setup import add_setup_commands
+
+app = typer.Typer(
+    name="orchard",
+    help="A data-space connector that trains models where the data lives.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+add_setup_commands(app)
+add_serve_commands(app)
+
+
+def main() -> None:
+    """Run a command; an error of ours that an operator can mend is told in its own words, without a traceback."""
+    try:
+        app()
+    except Exception as error:
+        # Errors with a stable code are written for people; any other is a fault of this program.
+        if not isinstance(getattr(error, "code", None), str):
+            raise
+        for line in str(error).splitlines():
+            print(f"orchard: {line}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,66 @@
+"""The worker process as a value: ``create_worker(settings, wiring)``; there is no global Celery app.
+
+A message is a doorbell: an id and the state it expects, as JSON. The database is the truth, so a lost or doubled
+message is harmless. No result is stored and no pickle is read.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Queue
+
+from connector.settings import Settings
+
+QUEUES = ("control", "train", "aggregate")
+# A worker that died whole is noticed after this time; every task is shorter, and harmless when run twice.
+_VISIBILITY_SECONDS = 1800
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerWiring:
+    """What a worker is made of: a function that gives the app its tasks, and what to close at its end."""
+
+    register: Callable[[Any], None]
+    closing: tuple[Callable[[], None], ...] = ()
+
+
+def create_worker(settings: Settings, wiring: WorkerWiring) -> Any:  # Celery has no types.
+    """Return the Celery app of one participant with its tasks registered."""
+    app = Celery(f"orchard-{settings.broker.prefix}", broker=settings.broker.url, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_default_queue="control",
+        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        task_create_missing_queues=False,
+        task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_max": 0.5},
+        worker_prefetch_multiplier=1,
+        worker_soft_shutdown_timeout=4.0,
+        worker_enable_soft_shutdown_on_idle=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        enable_utc=True,
+        broker_transport_options={
+            "global_keyprefix": f"{settings.broker.prefix}.",
+            "visibility_timeout": _VISIBILITY_SECONDS,
+            # The defaults look for a dead worker's messages every 100 s.
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+        },
+    )
+    wiring.register(app)
+    return app
+
+
+def run_worker(app: Any, *, queues: Sequence[str], concurrency: int, name: str) -> None:
+    """Work until told to stop; the process's signals are Celery's from here on."""
+    arguments = ["worker", "--queues", ",".join(queues), "--concurrency", str(concurrency), "--hostname", name]
+    app.worker_main([*arguments, "--without-gossip", "--without-mingle", "--loglevel", "WARNING"])
