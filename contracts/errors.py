@@ -86,3 +86,9 @@ class PeerAnswerError(ContractError):
     """The peer answered with something that cannot be used."""
 
     code, whose = "peer-answer", "peer"
+
+
+class TransferRefusedError(ContractError):
+    """The provider will not start a transfer; the text is the reason that the consumer is given."""
+
+    code, whose = "transfer-refused", "ours"

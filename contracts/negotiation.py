@@ -75,7 +75,8 @@ def receive(negotiation: Negotiation, message: NegotiationMessage, *, now: datet
         case ContractRequestMessage() | ContractOfferMessage():
             if message.offer.target != negotiation.dataset_id:
                 raise MalformedMessageError("an offer's target must stay the dataset that is negotiated")
-            changed = dataclasses.replace(changed, offer=message.offer, offered_by=sender)
+            asked = message.offer if sender is Role.CONSUMER else changed.asked
+            changed = dataclasses.replace(changed, offer=message.offer, offered_by=sender, asked=asked)
         case ContractAgreementMessage():
             changed = dataclasses.replace(changed, agreement=message.agreement)
         case ContractNegotiationTerminationMessage():
@@ -101,7 +102,7 @@ def intend(negotiation: Negotiation, command: NegotiationCommand, *, now: dateti
     reasons: tuple[str, ...] = ()
     match command:
         case CounterRequest():
-            changed = dataclasses.replace(changed, offer=command.offer, offered_by=Role.CONSUMER)
+            changed = dataclasses.replace(changed, offer=command.offer, offered_by=Role.CONSUMER, asked=command.offer)
             outbound = ContractRequestMessage(
                 consumer_pid=consumer or "", provider_pid=provider or "", offer=command.offer
             )
@@ -161,6 +162,7 @@ def _opened(
         dataset_id=message.offer.target or "",
         offer=message.offer,
         offered_by=sender,
+        asked=message.offer if sender is Role.CONSUMER else None,
         created_at=now,
         updated_at=now,
         peer_pid=peer_pid,

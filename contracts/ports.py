@@ -1,7 +1,7 @@
 """What this room needs from outside, as protocols; ``connector`` supplies the adapters.
 
 Store: ``connector.storage.contracts.ContractStore``. PeerCalls: ``connector.drivers.wire.PeerWire`` over the peers
-client. Doorbell: ``connector.drivers.outbox.Senders``. PolicyGate: an adapter over ``policies.evaluate``.
+client. Doorbell: ``connector.drivers.outbox.Senders``. PolicyGate: ``policies.gate.PolicyGate``.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Ids: TypeAlias = Callable[[], str]
 
 
 class PolicyVerdict(Protocol):
-    """A policy decision: anything but ``allowed`` denies, and ``reasons`` say which constraint."""
+    """A policy decision: anything but ``allowed`` denies, and ``refusals`` say which constraint."""
 
     @property
     def allowed(self) -> bool:
@@ -37,13 +37,13 @@ class PolicyVerdict(Protocol):
         ...
 
     @property
-    def reasons(self) -> Sequence[str]:
-        """One sentence per constraint that decided."""
+    def refusals(self) -> Sequence[str]:
+        """One sentence per constraint that denied; empty for a permission."""
         ...
 
 
 class PolicyGate(Protocol):
-    """Evaluates ODRL rules. ``scope`` is ``catalog``, ``negotiation`` or ``transfer``.
+    """Evaluates ODRL rules; ``policies.gate.PolicyGate`` is one. ``scope`` is ``catalog``, ``negotiation`` or ``transfer``.
 
     ``policy`` is an ODRL document (``@id``, ``@type``, ``permission`` …). ``facts`` holds what is known:
     ``assignee`` (the consumer's participant id), ``roles`` (its membership roles) and, where the consumer stated
@@ -149,6 +149,10 @@ class Doorbell(Protocol):
         """Say that a process is due for its behaviour."""
         ...
 
+    def later(self, at: datetime) -> None:
+        """Say that something will be due at ``at``: look then."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Query:
@@ -205,15 +209,15 @@ class UnitOfWork(Protocol):
         """Note the peer's id of a process if none is known yet."""
         ...
 
-    def clear_act(self, process: Process, *, act_at: datetime | None) -> None:
-        """Set when the behaviour is due, unless the process has changed since it was read."""
+    def take_due(self, kind: Kind, pid: str, *, now: datetime, until: datetime) -> tuple[Process, datetime] | None:
+        """Lock a process whose behaviour is due and put it off to ``until``; returns it with when it was due."""
         ...
 
     def receive(self, receipt: Receipt) -> Receipt | None:
         """Record a message. Returns ``None`` when it is new, else the record of the same id that was there before."""
         ...
 
-    def add_event(self, event: Event) -> None:
+    def add_events(self, events: Sequence[Event]) -> None:
         """Append to a process's history."""
         ...
 

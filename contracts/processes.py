@@ -30,15 +30,24 @@ class Caller:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counterparty:
-    """The other side of a process: its participant id and the DSP base URL (or callback address) we send to."""
+    """The other side of a process: who it is, and the DSP base URL (or callback address) we send to.
+
+    ``public_key`` and ``roles`` are those of its membership when it last called; unknown before it has.
+    """
 
     participant_id: str
     address: str
+    public_key: str | None = None
+    roles: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Negotiation:
-    """A contract negotiation as this side sees it; ``role`` is ours, ``offer`` the last one said by ``offered_by``."""
+    """A contract negotiation as this side sees it.
+
+    ``role`` is ours, ``offer`` the last one that was said and ``offered_by`` who said it; ``asked`` is the last one
+    that the consumer said, kept to compare later offers with.
+    """
 
     pid: str
     role: Role
@@ -49,6 +58,7 @@ class Negotiation:
     offered_by: Role
     created_at: datetime
     updated_at: datetime
+    asked: Offer | None = None
     peer_pid: str | None = None
     agreement: Agreement | None = None
     reasons: tuple[str, ...] = ()
@@ -180,6 +190,7 @@ class OutboxRow:
     due_at: datetime
     created_at: datetime
     lease: str | None = None
+    lease_until: datetime | None = None
     last_attempt_at: datetime | None = None
     last_status: int | None = None
     last_answer: str | None = None

@@ -1,0 +1,262 @@
+"""Sends outbox rows: attempts, back-off, and reconciliation with the peer's state when it will not take a message.
+
+A fast peer's 404 or 409 means "not yet": it answered before it had stored its own step. A message that is refused for
+good, or too often, is dead; then the peer is asked for its state, and the process either goes on, takes over the peer's
+end, or is terminated with the reason. Two sides never stay in different states for ever.
+"""
+
+import dataclasses
+import json
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+from contracts import negotiation, reconciliation, shapes, transfer
+from contracts.commands import End, Terminate
+from contracts.errors import MalformedMessageError, PeerUnavailableError
+from contracts.ports import PeerAnswer, PeerCalls, Store, UnitOfWork
+from contracts.processes import Kind, Negotiation, OutboxRow, OutboxStatus, Outcome, Process, Transfer
+from contracts.reconciliation import Verdict
+from contracts.recorder import UNKNOWN_PID, Recorder
+from contracts.states import NegotiationState, Role
+from contracts.transfers import TransferState
+
+T = TypeVar("T")
+
+# Answers after which the same message may still be taken later.
+NOT_YET: Final = frozenset({401, 403, 404, 408, 409, 425, 429})
+_KEPT_ANSWER = 500
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetryRule:
+    """How long to go on: ``first_seconds`` doubled per attempt up to ``longest_seconds``, ``attempts`` in all.
+
+    A first message that the peer answers with 404 gets ``first_attempts``: there is nothing yet that could come late.
+    """
+
+    first_seconds: float = 0.1
+    longest_seconds: float = 300.0
+    attempts: int = 16
+    first_attempts: int = 5
+
+    def pause(self, attempts: int) -> timedelta:
+        """Return the wait after so many attempts."""
+        return timedelta(seconds=min(self.longest_seconds, self.first_seconds * 2.0 ** min(attempts - 1, 30)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeliveryService:
+    """One attempt at a time; threads are the driver's affair."""
+
+    store: Store
+    calls: PeerCalls
+    recorder: Recorder
+    retry: RetryRule = dataclasses.field(default_factory=RetryRule)
+
+    def attempt(self, row: OutboxRow) -> OutboxRow | None:
+        """Send a leased row and write the result; returns the process's next row, leased, if it is due."""
+        now = self.recorder.clock()
+        if row.lease_until is not None and row.lease_until <= now:
+            return None
+        ready = self._with_peer_pid(row)
+        if ready is None:
+            return self._again(row, None)
+        try:
+            answer = self.calls.call("POST", ready.url, audience=row.audience, body=ready.body.encode())
+        except PeerUnavailableError:
+            return self._again(row, None)
+        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            return self.store.run("outbox.sent", lambda uow: self._sent(uow, row, answer))
+        if answer.status in NOT_YET or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return self._again(row, answer)
+        return self._reconcile(row, answer)
+
+    def lease_due(self, limit: int) -> tuple[OutboxRow, ...]:
+        """Lease what is due (for the sweep)."""
+        lease = self.recorder.doorbell.lease
+        if lease is None:
+            return ()
+        now = self.recorder.clock()
+        return tuple(self.store.lease_due(lease=lease, now=now, until=self._until(now), limit=limit))
+
+    def due_behaviours(self, limit: int) -> tuple[tuple[Kind, str], ...]:
+        """Return which processes are due for their behaviour (for the sweep)."""
+        return tuple(self.store.due_behaviours(now=self.recorder.clock(), limit=limit))
+
+    def _until(self, now: datetime) -> datetime:
+        return now + timedelta(seconds=self.recorder.lease_seconds)
+
+    def _process(self, row: OutboxRow) -> Process | None:
+        return self.store.negotiation(row.pid) if row.kind is Kind.NEGOTIATION else self.store.transfer(row.pid)
+
+    def _with_peer_pid(self, row: OutboxRow) -> OutboxRow | None:
+        """Fill in the peer's pid where it was not known when the message was written; ``None`` while it is not."""
+        if UNKNOWN_PID not in row.url:
+            return row
+        process = self._process(row)
+        if process is None or process.peer_pid is None:
+            return None
+        body: dict[str, Any] = json.loads(row.body)
+        body["providerPid" if process.role is Role.CONSUMER else "consumerPid"] = process.peer_pid
+        url = row.url.replace(UNKNOWN_PID, quote(process.peer_pid, safe=":"))
+        return dataclasses.replace(row, url=url, body=json.dumps(body, ensure_ascii=False, separators=(",", ":")))
+
+    def _sent(self, uow: UnitOfWork, row: OutboxRow, answer: PeerAnswer) -> OutboxRow | None:
+        if not self._settle(uow, row, OutboxStatus.SENT, answer):
+            return None
+        if is_first(row) and (peer_pid := _peer_pid(row, answer.body)):
+            uow.learn_peer_pid(row.pid, peer_pid)
+        return self._next(uow, row)
+
+    def _next(self, uow: UnitOfWork, row: OutboxRow) -> OutboxRow | None:
+        lease, now = self.recorder.doorbell.lease, self.recorder.clock()
+        return uow.lease_next(row.pid, lease=lease, now=now, until=self._until(now)) if lease else None
+
+    def _again(self, row: OutboxRow, answer: PeerAnswer | None) -> OutboxRow | None:
+        unborn = is_first(row) and answer is not None and answer.status == HTTPStatus.NOT_FOUND
+        if row.attempts >= (self.retry.first_attempts if unborn else self.retry.attempts):
+            return self._reconcile(row, answer)
+        return self.store.run("outbox.again", lambda uow: self._put_off(uow, row, answer))
+
+    def _put_off(self, uow: UnitOfWork, row: OutboxRow, answer: PeerAnswer | None) -> None:
+        due = self.recorder.clock() + self.retry.pause(row.attempts)
+        if self._settle(uow, row, OutboxStatus.QUEUED, answer, due_at=due):
+            uow.on_commit(lambda: self.recorder.doorbell.later(due))
+
+    def _settle(
+        self,
+        uow: UnitOfWork,
+        row: OutboxRow,
+        status: OutboxStatus,
+        answer: PeerAnswer | None,
+        due_at: datetime | None = None,
+    ) -> bool:
+        said = "the peer could not be reached or did not answer in time" if answer is None else _readable(answer.body)
+        return uow.settle(
+            row,
+            status=status,
+            at=self.recorder.clock(),
+            answer_status=answer.status if answer else None,
+            answer=said,
+            due_at=due_at,
+        )
+
+    def _reconcile(self, row: OutboxRow, answer: PeerAnswer | None) -> OutboxRow | None:
+        process = self._process(row)
+        peer_state = self._peer_state(process) if process else None
+
+        def work(uow: UnitOfWork) -> OutboxRow | None:
+            found: Process | None = (
+                uow.negotiation(row.pid, lock=True)
+                if row.kind is Kind.NEGOTIATION
+                else uow.transfer(row.pid, lock=True)
+            )
+            if found is None:
+                self._settle(uow, row, OutboxStatus.DEAD, answer)
+                return None
+            tired = row.attempts >= self.retry.attempts
+            refused = (
+                answer is not None and answer.status not in NOT_YET and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
+            )
+            verdict = reconciliation.judge(found, peer_state, step=row.step, refused=refused, tired=tired)
+            return self._apply(uow, row, found, verdict, answer, peer_state)
+
+        return self.store.run("outbox.reconcile", work)
+
+    def _apply(
+        self,
+        uow: UnitOfWork,
+        row: OutboxRow,
+        process: Process,
+        verdict: Verdict,
+        answer: PeerAnswer | None,
+        peer_state: str | None,
+    ) -> OutboxRow | None:
+        reason = _reason(row, process, answer, peer_state)
+        match verdict:
+            case Verdict.ARRIVED:
+                self._settle(uow, row, OutboxStatus.SENT, answer)
+                return self._next(uow, row)
+            case Verdict.WAIT:
+                self._put_off(uow, row, answer)
+                return None
+            case Verdict.GIVE_UP:
+                self._settle(uow, row, OutboxStatus.DEAD, answer)
+                return self._next(uow, row)
+            case Verdict.ADOPT | Verdict.TERMINATE:
+                if not self._settle(uow, row, OutboxStatus.DEAD, answer):
+                    return None
+                uow.drop_queued(row.pid)
+                silent = verdict is Verdict.ADOPT or (is_first(row) and process.peer_pid is None)
+                self._end(uow, process, peer_state if verdict is Verdict.ADOPT else None, reason, silent=silent)
+                return None
+
+    def _end(self, uow: UnitOfWork, process: Process, state: str | None, reason: str, *, silent: bool) -> None:
+        now = self.recorder.clock()
+        if isinstance(process, Negotiation):
+            ended: Outcome[Negotiation] = (
+                negotiation.adopt(process, NegotiationState(state or "TERMINATED"), reason=reason, now=now)
+                if silent
+                else negotiation.intend(process, Terminate(reasons=(reason,), code="delivery-failed"), now=now)
+            )
+            self.recorder.write(uow, [ended], new=False)
+        else:
+            stopped: Outcome[Transfer] = (
+                transfer.adopt(process, TransferState(state or "TERMINATED"), reason=reason, now=now)
+                if silent
+                else transfer.intend(process, End(reasons=(reason,), code="delivery-failed"), now=now)
+            )
+            self.recorder.write(uow, [stopped], new=False, act_at=now)
+
+    def _peer_state(self, process: Process) -> str | None:
+        """Ask the peer where it stands; ``None`` when it does not say."""
+        if process.peer_pid is None:
+            return None
+        folder = "negotiations" if isinstance(process, Negotiation) else "transfers"
+        url = f"{process.counterparty.address.rstrip('/')}/{folder}/{quote(process.peer_pid, safe=':')}"
+        try:
+            answer = self.calls.call("GET", url, audience=process.counterparty.participant_id)
+            if answer.status != HTTPStatus.OK:
+                return None
+            state = shapes.json_object(answer.body, 1 << 16).get("state")
+        except (PeerUnavailableError, MalformedMessageError):
+            return None
+        known = NegotiationState if isinstance(process, Negotiation) else TransferState
+        word = str(state).removeprefix("dspace:").rsplit("/", 1)[-1]
+        return word if word in known.__members__ else None
+
+
+def is_first(row: OutboxRow) -> bool:
+    """Return whether a row holds the message that begins a process."""
+    return row.url.endswith(("/negotiations/request", "/negotiations/offers", "/transfers/request"))
+
+
+def _peer_pid(row: OutboxRow, body: bytes) -> str | None:
+    # Peers may answer a first message with an empty body; then their own next message tells us their pid.
+    try:
+        said = shapes.json_object(body, 1 << 16)
+    except MalformedMessageError:
+        return None
+    ours = json.loads(row.body)
+    name = "providerPid" if ours.get("consumerPid") and not ours.get("providerPid") else "consumerPid"
+    value = said.get(name)
+    return value if isinstance(value, str) and 0 < len(value) <= shapes.MAX_TEXT else None
+
+
+def _readable(body: bytes) -> str:
+    """What a peer said, fit for a text column and a page: its reasons if it gave any, else the start of the body."""
+    try:
+        said = shapes.reasons(shapes.json_object(body, 1 << 16))
+        if said:
+            return "; ".join(said)[:_KEPT_ANSWER]
+    except MalformedMessageError:
+        pass
+    return body[:_KEPT_ANSWER].decode(errors="replace").replace("\0", "")
+
+
+def _reason(row: OutboxRow, process: Process, answer: PeerAnswer | None, peer_state: str | None) -> str:
+    said = "did not answer" if answer is None else f"answered {answer.status}: {_readable(answer.body)}"
+    where = f"; the peer is in {peer_state}, we were in {process.state}" if peer_state else ""
+    return f"{row.step} was not taken after {row.attempts} attempts: the peer {said}{where}"
