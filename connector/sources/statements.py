@@ -114,7 +114,7 @@ def _headers(location: Location) -> dict[str, str]:
 
 def _page(fetch: Fetch, url: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
     try:
-        page = fetch(url, headers)
+        page: object = fetch(url, headers)
     except SourceError:
         raise
     except Exception as error:
