@@ -58,6 +58,8 @@ class Ledger:
         Raises:
             ConsentError: the expression is refused; nothing of it is kept.
         """
+        if not expression.subject:
+            raise ConsentFormatError("an expression names its subject")
         subject = subject_ref(self.secret, expression.subject)
         identity = _identity(expression, subject)
         repeat = self._repeat(expression, identity)

@@ -1,0 +1,111 @@
+"""Which rounds of which jobs read whose rows: spans that change only when somebody comes or goes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, bindparam, select, update
+
+from connector.storage.tables_consents import consent_use_spans, consent_uses
+from policies.ports import UseSpan
+
+
+def write_use(
+    connection: Connection,
+    use: UseSpan,
+    subjects: frozenset[str],
+    *,
+    locked: Callable[[Select[Any]], Select[Any]],
+) -> None:
+    """Note that round ``use.last_round`` read exactly these subjects' rows; an earlier round changes nothing.
+
+    The last round may be noted again (a second attempt, a redelivered message) and may have read other rows the second
+    time: whoever was in either is noted as in, because both read.
+    """
+    round_number = use.last_round
+    last = _lock_job(connection, use, locked)
+    spans = consent_use_spans
+    open_now = frozenset(
+        connection.execute(select(spans.c.subject_ref).where(_of(spans, use), spans.c.last_round.is_(None))).scalars()
+    )
+    if last is not None and round_number <= last:
+        if round_number == last:
+            _open(connection, use, subjects - open_now, round_number)
+        return
+    gone = open_now - subjects
+    if gone and last is not None:
+        statement = (
+            update(spans)
+            .where(_of(spans, use), spans.c.last_round.is_(None), spans.c.subject_ref == bindparam("who"))
+            .values(last_round=last)
+        )
+        connection.execute(statement, [{"who": who} for who in sorted(gone)])
+    _open(connection, use, subjects - open_now, round_number)
+    job = consent_uses
+    connection.execute(update(job).where(_of(job, use)).values(last_round=round_number, noise=use.noise))
+
+
+def read_uses(connection: Connection, subject_refs: Sequence[str]) -> list[UseSpan]:
+    """Return the spans of these subjects; an open one ends at its job's last round."""
+    spans, jobs = consent_use_spans, consent_uses
+    joined = spans.join(
+        jobs,
+        and_(
+            jobs.c.job_id == spans.c.job_id,
+            jobs.c.dataset_id == spans.c.dataset_id,
+            jobs.c.purpose == spans.c.purpose,
+        ),
+    )
+    statement = (
+        select(spans, jobs.c.noise, jobs.c.last_round.label("job_last"))
+        .select_from(joined)
+        .where(spans.c.subject_ref.in_(subject_refs))
+        .order_by(spans.c.job_id, spans.c.subject_ref, spans.c.first_round)
+    )
+    return [
+        UseSpan(
+            job_id=row["job_id"],
+            dataset_id=row["dataset_id"],
+            purpose=row["purpose"],
+            first_round=row["first_round"],
+            last_round=row["job_last"] if row["last_round"] is None else row["last_round"],
+            noise=row["noise"],
+        )
+        for row in connection.execute(statement).mappings()
+    ]
+
+
+def _lock_job(connection: Connection, use: UseSpan, locked: Callable[[Select[Any]], Select[Any]]) -> int | None:
+    """Return the job's last round and hold its row; None for its first use, whose row is then made."""
+    job = consent_uses
+    last = connection.execute(locked(select(job.c.last_round).where(_of(job, use)))).scalar_one_or_none()
+    if last is None:
+        connection.execute(
+            job.insert().values(
+                job_id=use.job_id,
+                dataset_id=use.dataset_id,
+                purpose=use.purpose,
+                last_round=use.last_round,
+                noise=use.noise,
+            )
+        )
+    return last
+
+
+def _open(connection: Connection, use: UseSpan, subjects: frozenset[str], round_number: int) -> None:
+    rows = [
+        {
+            "job_id": use.job_id,
+            "dataset_id": use.dataset_id,
+            "purpose": use.purpose,
+            "subject_ref": who,
+            "first_round": round_number,
+            "last_round": None,
+        }
+        for who in sorted(subjects)
+    ]
+    if rows:
+        connection.execute(consent_use_spans.insert(), rows)
+
+
+def _of(table: Any, use: UseSpan) -> Any:
+    return and_(table.c.job_id == use.job_id, table.c.dataset_id == use.dataset_id, table.c.purpose == use.purpose)
