@@ -5,6 +5,7 @@ Public keys travel raw in base64url; their length tells the suite (32 bytes, or 
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 from cryptography.exceptions import InvalidTag
@@ -25,7 +26,7 @@ from policies.signing import SignatureError, decode, encode
 
 SuiteName = Literal["x25519", "mlkem768-x25519"]
 
-_X25519_BYTES, _MLKEM_PUBLIC_BYTES, _MLKEM_SEED_BYTES = 32, 1184, 64
+_X25519_BYTES, _MLKEM_SEED_BYTES = 32, 64
 _CLASSIC = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_128_GCM)
 _HYBRID = Suite(KEM.MLKEM768_X25519, KDF.SHAKE256, AEAD.AES_256_GCM)
 
@@ -42,7 +43,7 @@ class SealingKey:
     @property
     def public_key(self) -> str:
         """The raw public key, base64url."""
-        classic, hybrid = self._parts()
+        classic, hybrid = self._parts
         raw = classic.public_key().public_bytes_raw()
         return encode(raw if hybrid is None else hybrid.public_key().public_bytes_raw() + raw)
 
@@ -52,7 +53,7 @@ class SealingKey:
         Raises:
             BoxError: the box was not sealed to this key under this info.
         """
-        classic, hybrid = self._parts()
+        classic, hybrid = self._parts
         try:
             if hybrid is None:
                 return _CLASSIC.decrypt(box, classic, info)
@@ -60,6 +61,7 @@ class SealingKey:
         except (InvalidTag, ValueError) as error:
             raise BoxError("the sealed box does not open") from error
 
+    @functools.cached_property
     def _parts(self) -> tuple[X25519PrivateKey, MLKEM768PrivateKey | None]:
         classic = X25519PrivateKey.from_private_bytes(self.private_bytes[-_X25519_BYTES:])
         if len(self.private_bytes) == _X25519_BYTES:
@@ -81,20 +83,37 @@ def seal(plaintext: bytes, public_key: str, info: bytes) -> bytes:
     Raises:
         ParameterError: the text is not a public key of either suite.
     """
+    classic, hybrid = _public(public_key)
     try:
-        raw = decode(public_key)
-        classic = X25519PublicKey.from_public_bytes(raw[-_X25519_BYTES:])
-        if len(raw) == _X25519_BYTES:
+        if hybrid is None:
             return _CLASSIC.encrypt(plaintext, classic, info)
-        if len(raw) != _MLKEM_PUBLIC_BYTES + _X25519_BYTES:
-            raise ParameterError("a sealing key has 32 or 1216 bytes")
-        hybrid = MLKEM768PublicKey.from_public_bytes(raw[:_MLKEM_PUBLIC_BYTES])
         return _HYBRID.encrypt(plaintext, MLKEM768X25519PublicKey(hybrid, classic), info)
-    except (SignatureError, ValueError) as error:
+    except ValueError as error:
+        # A point of low order parses and then gives no shared secret.
         raise ParameterError("not a sealing key") from error
+
+
+def check_public_key(public_key: str) -> None:
+    """Refuse what nothing can be sealed to.
+
+    Raises:
+        ParameterError: the text is not a public key of either suite.
+    """
+    seal(b"", public_key, b"")
 
 
 def box_info(context_digest: str, contributor: str, seat: str) -> bytes:
     """Return the HPKE info of the box that ``contributor`` seals to the participant ``seat``."""
     value = {"context": context_digest, "contributor": contributor, "seat": seat}
     return b"orchard/secagg/box/1\0" + canonical_json(value)
+
+
+def _public(text: str) -> tuple[X25519PublicKey, MLKEM768PublicKey | None]:
+    try:
+        raw = decode(text)
+        if len(raw) == _X25519_BYTES:
+            return X25519PublicKey.from_public_bytes(raw), None
+        hybrid = MLKEM768PublicKey.from_public_bytes(raw[:-_X25519_BYTES])
+        return X25519PublicKey.from_public_bytes(raw[-_X25519_BYTES:]), hybrid
+    except (SignatureError, ValueError) as error:
+        raise ParameterError("a sealing key has 32 or 1216 bytes, base64url") from error

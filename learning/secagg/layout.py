@@ -184,9 +184,10 @@ def _section(item: Mapping[str, Any]) -> Section:
     return Section(name=item["name"], size=size, bound=float(item["bound"]), scale_bits=bits)
 
 
-def _signed(total: RingVector, k: int) -> NDArray[np.int64]:
-    word = total.dtype.itemsize * 8
-    if k == word:
-        return total.view(f"<i{word // 8}").astype(np.int64)
+def _signed(total: RingVector, k: int) -> NDArray[np.signedinteger]:
+    width = total.dtype.itemsize
+    if k == width * 8:
+        signed: NDArray[np.signedinteger] = total.view(f"<i{width}")
+        return signed
     half = np.int64(1 << (k - 1))
     return ((total.astype(np.int64) + half) & np.int64((1 << k) - 1)) - half

@@ -12,6 +12,7 @@ from typing import Any
 from learning.placement import Candidate, Placement, beacon, place_seats
 from learning.secagg.context import Aggregation, Group, RoundContext, Seat
 from learning.secagg.errors import ManifestError, ParameterError
+from learning.secagg.keys import check_public_key
 from learning.secagg.layout import VectorLayout
 from policies.canonical import CanonicalFormError, canonical_json
 from policies.signing import SignatureError, Signer, document_digest, verify
@@ -168,7 +169,7 @@ def verify_manifest(document: Mapping[str, Any], *, collector: Identity, identif
         payload = verify(KIND, document, collector.public_key)
         terms, approvals, reveals = _inputs(payload)
         digest = document_digest(document)
-    except (SignatureError, CanonicalFormError, ParameterError, KeyError, TypeError, ValueError) as error:
+    except (SignatureError, CanonicalFormError, ParameterError, LookupError, TypeError, ValueError) as error:
         raise ManifestError("the manifest is malformed or not signed", sender=collector.participant) from error
     if (terms.collector, terms.collector_organisation) != (collector.participant, collector.organisation):
         raise ManifestError("the manifest names another collector", sender=collector.participant)
@@ -188,6 +189,8 @@ def _compute(
         raise ManifestError("a member approved twice")
     if not 2 <= terms.n_min <= terms.n_max:  # noqa: PLR2004 - the sum of one is that one
         raise ManifestError("the floor is at least two contributors and at most n_max")
+    if not (terms.copies is None or (type(terms.copies) is int and terms.copies >= 1)):
+        raise ManifestError("a masked vector is stored by at least one seat")
     terms.layout.check(terms.n_max)
     documents = {doc["payload"]["participant"]: doc for doc in approvals}
     commitments = {name: doc["payload"]["beacon_commitment"] for name, doc in documents.items()}
@@ -231,6 +234,10 @@ def _member(document: Mapping[str, Any], terms: Terms, identify: Identify) -> Me
         raise ManifestError("the approval is not signed by its member", sender=sender) from error
     if identity.participant != sender or (payload["job"], payload["plan_digest"]) != (terms.job, terms.plan):
         raise ManifestError("the approval is for another member, job or plan", sender=sender)
+    try:
+        check_public_key(payload["hpke_public"])
+    except ParameterError as error:
+        raise ManifestError("the approval holds no sealing key", sender=sender) from error
     return Member(
         participant=sender,
         organisation=identity.organisation,
@@ -253,7 +260,7 @@ def _value(terms: Terms, digest: str, value: str, members: tuple[Member, ...], p
             )
             for name in placement.seats
         )
-        copies = len(seats) - placement.threshold if terms.copies is None else terms.copies
+        copies = min(terms.copies or len(seats) - placement.threshold, len(seats))
         group = Group(seats=seats, threshold=placement.threshold, n_min=terms.n_min, n_max=terms.n_max, copies=copies)
     return Manifest(digest=digest, terms=terms, members=members, placement=placement, group=group, beacon=value)
 

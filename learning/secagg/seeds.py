@@ -51,7 +51,8 @@ class SeedTable:
 def threshold_table(seats: int, threshold: int) -> SeedTable:
     """Return the table of C(m, t) seeds for m seats of which t may collude.
 
-    First holders are spread greedily, so that no seat expands more than its part of the masks.
+    Subsets T come in lexicographic order. The first holder of a seed is the seat outside T with the least work so far,
+    of equals the last; the others follow cyclically.
 
     Raises:
         ParameterError: not 1 <= t < m.
@@ -62,7 +63,7 @@ def threshold_table(seats: int, threshold: int) -> SeedTable:
     table = []
     for subset in itertools.combinations(range(seats), threshold):
         outside = [seat for seat in range(seats) if seat not in subset]
-        first = min(outside, key=lambda seat: (load[seat], seat))
+        first = min(outside, key=lambda seat: (load[seat], -seat))
         load[first] += 1
         turn = outside.index(first)
         table.append(tuple(outside[turn:] + outside[:turn]))
