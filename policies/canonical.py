@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from json.encoder import encode_basestring
 from typing import Any, TypeAlias
 
 Json: TypeAlias = "Mapping[str, Any] | Sequence[Any] | str | int | float | bool | None"
@@ -46,9 +47,11 @@ def digest(value: Json) -> str:
     return sha256_hex(canonical_json(value))
 
 
-def _write(value: Json, parts: list[str]) -> None:
-    if value is None or isinstance(value, (bool, str)):
-        parts.append(json.dumps(value, ensure_ascii=False))
+def _write(value: object, parts: list[str]) -> None:
+    if isinstance(value, str):
+        parts.append(encode_basestring(value))
+    elif value is None or isinstance(value, bool):
+        parts.append(json.dumps(value))
     elif isinstance(value, int):
         if abs(value) > _SAFE_INTEGER:
             raise CanonicalFormError(f"integer {value} is outside the range every JSON reader keeps exactly")
@@ -72,7 +75,7 @@ def _write_object(value: Mapping[str, Any], parts: list[str]) -> None:
     # RFC 8785 section 3.2.3: keys are sorted by UTF-16 code units.
     for index, key in enumerate(sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))):
         parts.append("," if index else "{")
-        parts.append(json.dumps(key, ensure_ascii=False) + ":")
+        parts.append(encode_basestring(key) + ":")
         _write(value[key], parts)
     parts.append("}" if value else "{}")
 
@@ -82,7 +85,7 @@ def _float(value: float) -> str:
         raise CanonicalFormError(f"{value} is not a JSON number")
     if value == 0:
         return "0"
-    sign, digits, exponent = Decimal(repr(abs(value))).normalize().as_tuple()
+    _sign, digits, exponent = Decimal(repr(abs(value))).normalize().as_tuple()
     text = "".join(map(str, digits))
     point = len(text) + int(exponent)
     if not _LOWEST_POINT < point <= _HIGHEST_POINT:

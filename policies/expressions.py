@@ -51,6 +51,7 @@ class Ledger:
     seen: dict[str, ConsentEvent]
     records: dict[Key, ConsentRecord] = dataclasses.field(default_factory=dict)
     events: list[ConsentEvent] = dataclasses.field(default_factory=list)
+    materials: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def apply(self, expression: Expression) -> tuple[ConsentRecord, bool]:
         """Apply one expression; return its record and whether anything changed (False for an exact repeat).
@@ -72,7 +73,8 @@ class Ledger:
         record = self.records.get(key) or self.known.get(key)
         if record is not None and at < record.updated_at:
             raise ReplayedExpressionError("a later decision of this learner is already recorded")
-        ending = _ending(record, notice, expression, at)
+        material = self._material(notice, expression.purpose)
+        ending = _ending(record, material, at)
         state = ending[1] if ending else (record.state if record else None)
         target = after(state, expression.action)
         if record is not None and ending is not None:
@@ -161,6 +163,13 @@ class Ledger:
             raise ConsentFormatError("the expression lies in the future; check the clock it was taken with")
         return min(at, self.now)
 
+    def _material(self, notice: Notice, purpose: str) -> str:
+        """The notice's material for a purpose, computed once per transaction."""
+        key = (notice.notice_id, purpose)
+        if key not in self.materials:
+            self.materials[key] = notice.material(purpose)
+        return self.materials[key]
+
     def _write(
         self,
         *,
@@ -186,7 +195,7 @@ class Ledger:
             notice_id=notice.notice_id,
             notice_version=notice.version,
             language=expression.language,
-            material=notice.material(expression.purpose),
+            material=self._material(notice, expression.purpose),
             state=target,
             expires_at=expires,
             updated_at=at,
@@ -229,15 +238,13 @@ class Ledger:
         return moved
 
 
-def _ending(
-    record: ConsentRecord | None, notice: Notice, expression: Expression, at: datetime
-) -> tuple[ConsentAction, ConsentState] | None:
+def _ending(record: ConsentRecord | None, material: str, at: datetime) -> tuple[ConsentAction, ConsentState] | None:
     """What has ended a standing consent without anybody noting it: its time, or a notice that says something else."""
     if record is None or record.state not in ACTIVE:
         return None
     if at >= record.expires_at:
         return ConsentAction.EXPIRE, ConsentState.EXPIRED
-    if record.material != notice.material(expression.purpose):
+    if record.material != material:
         return ConsentAction.INVALIDATE, ConsentState.INVALIDATED
     return None
 
