@@ -139,7 +139,7 @@ class SplitSpec(_Section):
 
     by: Literal["fold", "hash", "stratified"] = "hash"
     column: Name | None = None
-    """With ``fold``: the column with the fold number, 1..folds."""
+    """With ``fold``: the column with the fold number, 1..folds; without one the subjects are dealt into equal folds."""
     folds: Annotated[int, Field(ge=3, le=100)] = 5
     test: str = "1"
     """With ``fold``: the test fold; the next one validates, the others train. ``$parameter`` allowed."""
@@ -148,10 +148,12 @@ class SplitSpec(_Section):
     valid: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """With ``hash``: the share that validates; the rest tests."""
     seed: int = 0
+    salt: str = ""
+    """What dealing and hashing are salted with besides the seed; ``$parameter`` allowed."""
 
     @model_validator(mode="after")
     def _complete(self) -> "SplitSpec":
-        if (self.by == "fold") != (self.column is not None):
+        if self.by != "fold" and self.column is not None:
             raise ValueError("split: a column is given with by = 'fold', and only then")
         if self.by == "hash" and self.train + self.valid >= 1:
             raise ValueError("split: train and valid leave nothing to test")
@@ -323,7 +325,7 @@ def parameters_in(text: str) -> frozenset[str]:
 
 
 def _used_parameters(view: FeatureView) -> set[str]:
-    texts = [view.source.query or "", view.split.test]
+    texts = [view.source.query or "", view.split.test, view.split.salt]
     for table in view.source.tables.values():
         texts += [table.files, *table.keep.values()]
     if view.source.statements is not None:

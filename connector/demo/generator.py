@@ -4,9 +4,9 @@ The model is a two-parameter item-response model (Birnbaum 1968) with practice:
 
     P(correct) = 1 / (1 + exp(-a_i (theta_l + mean over the item's skills of (u_lk + g_l n_lk) - b_i)))
 
-theta_l ~ N(school mean, 0.7) is a learner's ability, u_lk ~ N(0, 0.5) their leaning to skill k, n_lk how often they have
-practised it (at most 15 count), g_l ~ U(0.02, 0.14) how fast they learn; b_i ~ N(skill difficulty, 0.35) is an item's
-difficulty, a_i ~ LogNormal(0.35, 0.2) its discrimination. Skills' difficulties are N(0, 1.2). Learners work in sessions
+theta_l ~ N(school mean, 0.9) is a learner's ability, u_lk ~ N(0, 0.5) their leaning to skill k, n_lk how often they have
+practised it (at most 15 count), g_l ~ U(0.02, 0.14) how fast they learn; b_i ~ N(skill difficulty, 0.3) is an item's
+difficulty, a_i ~ LogNormal(0.4, 0.2) its discrimination. Skills' difficulties are N(0, 1.5). Learners work in sessions
 of one skill; a school prefers some skills (Dirichlet). Everything follows from the seed, each school from its own
 stream, so that one more school changes no other. Items and skills are common to all schools.
 
@@ -70,7 +70,7 @@ class _Items:
     discrimination: NDArray[np.float64]
 
 
-def generate(folder: Path, *, schools: Sequence[School] = SCHOOLS, seed: int = 7) -> list[Path]:
+def generate(folder: Path, *, schools: Sequence[School] = SCHOOLS, seed: int = 11) -> list[Path]:
     """Write the schools' folders and ``truth.json`` below ``folder``; return the schools' folders.
 
     The same arguments give the same bytes.
@@ -114,7 +114,7 @@ def _write_school(place: Path, school: School, items: _Items, seed: int) -> dict
 def _learner(
     name: str, school: School, items: _Items, mix: NDArray[np.float64], random: np.random.Generator
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    theta = random.normal(school.ability, 0.7)
+    theta = random.normal(school.ability, 0.9)
     leaning = random.normal(0.0, 0.5, len(SKILLS))
     growth = random.uniform(0.02, 0.14)
     practised = np.zeros(len(SKILLS))
@@ -144,7 +144,7 @@ def _sequence(count: int, mix: NDArray[np.float64], random: np.random.Generator)
 
 
 def _items(random: np.random.Generator) -> _Items:
-    difficulty = random.normal(0.0, 1.2, len(SKILLS))
+    difficulty = random.normal(0.0, 1.5, len(SKILLS))
     skills: list[tuple[int, ...]] = []
     for skill in range(len(SKILLS)):
         for _ in range(_ITEMS_OF_A_SKILL):
@@ -154,8 +154,8 @@ def _items(random: np.random.Generator) -> _Items:
     means = np.array([np.mean(difficulty[list(item)]) for item in skills])
     return _Items(
         skills=tuple(skills),
-        difficulty=random.normal(means, 0.35),
-        discrimination=random.lognormal(0.35, 0.2, len(skills)),
+        difficulty=random.normal(means, 0.3),
+        discrimination=random.lognormal(0.4, 0.2, len(skills)),
     )
 
 

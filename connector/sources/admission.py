@@ -18,9 +18,11 @@ class Admission:
         self._known: dict[str, bool] = {}
         self.rows = 0
         self._seen: set[str] = set()
+        self._population: set[str] = set()
 
     def admits(self, subject: str) -> bool:
         """Say whether a subject's rows may be read."""
+        self._population.add(subject)
         if self._allowed is None:
             return True
         answer = self._known.get(subject)
@@ -37,6 +39,11 @@ class Admission:
     def subjects(self) -> int:
         """How many subjects the kept rows are of."""
         return len(self._seen)
+
+    @property
+    def population(self) -> frozenset[str]:
+        """The ids of all subjects that were asked about, allowed or not: nothing of theirs but that they exist."""
+        return frozenset(self._population)
 
     def filter(self, table: Any, column: str, *, count: bool = True) -> Any:
         """Return the rows of ``table`` (pyarrow) whose text ``column`` names an admitted subject.

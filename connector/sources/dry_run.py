@@ -59,7 +59,7 @@ def dry_run(source: OpenedSource) -> DryRun:
     positive: float | None = None
     if problem is None:
         try:
-            arrays = encode(view, data, source.parameters)
+            arrays = encode(view, table, source.parameters)
             split = {name: int((arrays["split"] == code).sum()) for code, name in enumerate(SPLIT_NAMES)}
             positive = float(arrays["y" if "y" in arrays else "correct"].mean())
         except SourceError as error:

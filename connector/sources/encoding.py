@@ -8,27 +8,27 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from connector.sources.files import as_text
-from connector.sources.source import SourceError
-from learning.splits import TEST, TRAIN, VALID, hashed_split, stratified_split
+from connector.sources.source import SourceError, Table
+from learning.splits import TEST, TRAIN, VALID, fold_split, hashed_split, stratified_split
 from learning.views import FeatureSpec, FeatureView, LabelSpec, ResponseSpec, fill_parameters
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 _TRUE, _FALSE = ("1", "true", "yes", "y", "t"), ("0", "false", "no", "n", "f")
-_SALT = "orchard/split"
 
 
-def encode(view: FeatureView, data: Any, parameters: dict[str, str]) -> Arrays:
-    """Return the arrays of a view's rows (pyarrow.Table).
+def encode(view: FeatureView, table: Table, parameters: dict[str, str]) -> Arrays:
+    """Return the arrays of a view's rows.
 
     Raises:
         SourceError: a value is missing, or not what the view says.
     """
     if view.responses is not None:
-        return _responses(view, view.responses, data, parameters)
-    return _outcomes(view, data, parameters)
+        return _responses(view, view.responses, table, parameters)
+    return _outcomes(view, table, parameters)
 
 
-def _outcomes(view: FeatureView, data: Any, parameters: dict[str, str]) -> Arrays:
+def _outcomes(view: FeatureView, table: Table, parameters: dict[str, str]) -> Arrays:
+    data = table.data
     if view.label is None:
         raise SourceError("view-mismatch", "a view of outcomes needs a label: fix the view file")
     labels = _labels(view.label, data.column(view.label.name))
@@ -36,7 +36,7 @@ def _outcomes(view: FeatureView, data: Any, parameters: dict[str, str]) -> Array
     if view.split.by == "stratified":
         split = stratified_split(labels, train_fraction=view.split.train, seed=view.split.seed)
     else:
-        split = _split(view, data, subjects, parameters)
+        split = _split(view, table, data, subjects, parameters)
     blocks = [_feature(feature, data.column(feature.column), split == TRAIN) for feature in view.features]
     features = np.concatenate(blocks, axis=1).astype(np.float32)
     return {"X": np.ascontiguousarray(features), "y": labels, "split": split}
@@ -114,9 +114,9 @@ def _truth(column: Any, name: str) -> NDArray[np.float64]:
     return np.where(missing, np.nan, true.astype(np.float64))
 
 
-def _responses(view: FeatureView, spec: ResponseSpec, data: Any, parameters: dict[str, str]) -> Arrays:
-    order = pc.sort_indices(data, sort_keys=[(view.subject, "ascending"), (spec.order, "ascending")])
-    data = data.take(order)
+def _responses(view: FeatureView, spec: ResponseSpec, table: Table, parameters: dict[str, str]) -> Arrays:
+    order = pc.sort_indices(table.data, sort_keys=[(view.subject, "ascending"), (spec.order, "ascending")])
+    data = table.data.take(order)
     for name in (spec.correct, spec.skills, spec.order):
         if data.column(name).null_count:
             raise SourceError("source-malformed", f"column {name} is empty in {data.column(name).null_count} answers")
@@ -130,16 +130,21 @@ def _responses(view: FeatureView, spec: ResponseSpec, data: Any, parameters: dic
         "skills": skills,
         "skill_offsets": skill_offsets,
         "correct": _truth(data.column(spec.correct), spec.correct).astype(np.uint8),
-        "split": _learner_split(view, data, learners, offsets, parameters),
+        "split": _learner_split(view, table, data, learners, offsets, parameters),
     }
 
 
 def _learner_split(
-    view: FeatureView, data: Any, learners: list[str], offsets: NDArray[np.int64], parameters: dict[str, str]
+    view: FeatureView,
+    table: Table,
+    data: Any,
+    learners: list[str],
+    offsets: NDArray[np.int64],
+    parameters: dict[str, str],
 ) -> NDArray[np.uint8]:
-    if view.split.by == "hash":
-        return _split(view, data, learners, parameters)
-    rows = _split(view, data, learners, parameters)
+    if view.split.column is None:
+        return _split(view, table, data, learners, parameters)
+    rows = _split(view, table, data, learners, parameters)
     first = rows[offsets[:-1]]
     if not np.array_equal(np.repeat(first, np.diff(offsets)), rows):
         raise SourceError("source-malformed", f"column {view.split.column} gives one learner several folds")
@@ -167,15 +172,31 @@ def _skills(spec: ResponseSpec, column: Any) -> tuple[NDArray[np.int32], NDArray
     return ids.astype(np.int32), np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
 
 
-def _split(view: FeatureView, data: Any, subjects: list[str], parameters: dict[str, str]) -> NDArray[np.uint8]:
+def _split(
+    view: FeatureView, table: Table, data: Any, subjects: list[str], parameters: dict[str, str]
+) -> NDArray[np.uint8]:
     spec = view.split
+    salt = fill_parameters(spec.salt, parameters)
+    if spec.by == "hash":
+        return hashed_split(subjects, train=spec.train, valid=spec.valid, salt=f"{salt}/{spec.seed}")
+    test = _test_fold(view, parameters)
     if spec.column is None:
-        return hashed_split(subjects, train=spec.train, valid=spec.valid, salt=f"{_SALT}/{spec.seed}")
+        everybody = sorted(table.population)
+        dealt = dict(
+            zip(everybody, fold_split(everybody, folds=spec.folds, test_fold=test - 1, salt=salt), strict=True)
+        )
+        return np.array([dealt[subject] for subject in subjects], dtype=np.uint8)
     folds = _numbers(data.column(spec.column), spec.column)
-    test = int(fill_parameters(spec.test, parameters))
-    if not np.isin(folds, np.arange(1, spec.folds + 1)).all() or not 1 <= test <= spec.folds:
-        raise SourceError("view-mismatch", f"column {spec.column} and the test fold must be 1 to {spec.folds}")
+    if not np.isin(folds, np.arange(1, spec.folds + 1)).all():
+        raise SourceError("view-mismatch", f"column {spec.column} must hold folds 1 to {spec.folds}")
     places = np.full(len(folds), TRAIN, dtype=np.uint8)
     places[folds == test % spec.folds + 1] = VALID
     places[folds == test] = TEST
     return places
+
+
+def _test_fold(view: FeatureView, parameters: dict[str, str]) -> int:
+    text = fill_parameters(view.split.test, parameters)
+    if not text.isdecimal() or not 1 <= int(text) <= view.split.folds:
+        raise SourceError("view-mismatch", f"the test fold must be 1 to {view.split.folds}: check the parameters")
+    return int(text)

@@ -32,7 +32,9 @@ class OpenedSource:
         result = admission.filter(result, self.view.subject, count=False)
         for column in _columns(self.view):
             files.require(result, column, "the view's rows")
-        return Table(data=result, rows_read=admission.rows, subjects_read=admission.subjects)
+        return Table(
+            data=result, rows_read=admission.rows, subjects_read=admission.subjects, population=admission.population
+        )
 
     def fingerprint(self) -> str | None:
         """Return a digest of the files' names, sizes and times; None for a database or a record store."""

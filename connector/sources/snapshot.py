@@ -28,7 +28,7 @@ def build_snapshot(
     table = source.read(allowed, subject_ref)
     if table.data.num_rows == 0:
         raise SourceError("source-empty", f"view {view.name} finds no row of a learner who may be read")
-    arrays = encode(view, table.data, source.parameters)
+    arrays = encode(view, table, source.parameters)
     data = save(arrays, metadata={"shape": view.shape})
     partial = out_path.with_name(out_path.name + ".partial")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - a mode from the start

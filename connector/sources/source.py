@@ -50,6 +50,8 @@ class Table:
     rows_read: int
     """Rows (or statements) of allowed subjects that left the source."""
     subjects_read: int
+    population: frozenset[str] = dataclasses.field(repr=False)
+    """The source's own ids of all its subjects, so that a withdrawal moves nobody else to another fold."""
 
 
 class Source(Protocol):
