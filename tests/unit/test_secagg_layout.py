@@ -1,5 +1,7 @@
 """Values to integers and back: sections, rounding, wrap guard."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from learning.secagg.errors import ParameterError, SumRangeError, ValueRangeError, WrapGuardError
 from learning.secagg.layout import Section, VectorLayout, best_scale
 from learning.secagg.quantize import RoundingStream
+from tests.support import secagg_plain
 
 SEED = bytes(range(32))
 
@@ -177,3 +180,15 @@ def test_a_malformed_layout_is_refused(wrong):
     """Unknown fields, wrong types and impossible sizes are not a layout."""
     with pytest.raises(ParameterError):
         VectorLayout.from_json(wrong)
+
+
+def test_rounding_is_the_described_one():
+    """Coin i is word i of the key stream; up when coin / 2^32 is below the fraction."""
+    one = VectorLayout(sections=(Section(name="v", size=9, bound=4.0, scale_bits=3),))
+    plain = [0.1, -0.1, 3.9, -3.99, 0.0, 1.0, 2.55, -2.55, 4.0]
+    coins = secagg_plain.mask(SEED, b"orchard/secagg/rounding/1", 9, 32)
+    expected = [
+        math.floor(value * 8) + (coin / 2**32 < value * 8 - math.floor(value * 8))
+        for value, coin in zip(plain, coins, strict=True)
+    ]
+    assert one.encode({"v": plain}, RoundingStream(SEED)).view("<i4").tolist() == expected
