@@ -63,7 +63,7 @@ def parse(raw: bytes, accepts: frozenset[type], expand: Expand | None = None) ->
             message = _READERS[kind](body)
             message_id = body.get("@id")
             if message_id is not None:
-                message_id = shapes.text(message_id, "@id")
+                message_id = shapes.identifier(message_id, "@id")
             return Envelope(message=message, message_id=message_id, digest=sha256_hex(raw))
     raise MalformedMessageError(f"@type must be one of {', '.join(sorted(kind.__name__ for kind in accepts))}")
 
@@ -147,10 +147,10 @@ def read_agreement(document: Mapping[str, Any]) -> Agreement:
         MalformedMessageError: it is none.
     """
     return Agreement(
-        id=shapes.text(document.get("@id"), "agreement @id"),
-        target=shapes.text(document.get("target"), "agreement target"),
-        assigner=shapes.text(document.get("assigner"), "agreement assigner"),
-        assignee=shapes.text(document.get("assignee"), "agreement assignee"),
+        id=shapes.identifier(document.get("@id"), "agreement @id"),
+        target=shapes.identifier(document.get("target"), "agreement target"),
+        assigner=shapes.identifier(document.get("assigner"), "agreement assigner"),
+        assignee=shapes.identifier(document.get("assignee"), "agreement assignee"),
         timestamp=shapes.optional_text(document.get("timestamp"), "timestamp"),
         rules=shapes.rules(document),
         signature=shapes.signature(document.get(SIGNATURE)),
@@ -164,24 +164,24 @@ def read_offer(document: Mapping[str, Any]) -> Offer:
         MalformedMessageError: it is none.
     """
     return Offer(
-        id=shapes.text(document.get("@id"), "offer @id"),
-        target=shapes.optional_text(document.get("target"), "offer target"),
-        assigner=shapes.optional_text(document.get("assigner"), "assigner"),
-        assignee=shapes.optional_text(document.get("assignee"), "assignee"),
+        id=shapes.identifier(document.get("@id"), "offer @id"),
+        target=shapes.optional_identifier(document.get("target"), "offer target"),
+        assigner=shapes.optional_identifier(document.get("assigner"), "assigner"),
+        assignee=shapes.optional_identifier(document.get("assignee"), "assignee"),
         rules=shapes.rules(document),
     )
 
 
 def _message_offer(body: Mapping[str, Any]) -> Offer:
     document = shapes.mapping(body.get("offer"), "offer")
-    shapes.text(document.get("target"), "offer target")
+    shapes.identifier(document.get("target"), "offer target")
     return read_offer(document)
 
 
 def _pids(body: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "consumer_pid": shapes.text(body.get("consumerPid"), "consumerPid"),
-        "provider_pid": shapes.text(body.get("providerPid"), "providerPid"),
+        "consumer_pid": shapes.identifier(body.get("consumerPid"), "consumerPid"),
+        "provider_pid": shapes.identifier(body.get("providerPid"), "providerPid"),
     }
 
 
@@ -191,11 +191,11 @@ def _stop(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_request(body: Mapping[str, Any]) -> ContractRequestMessage:
     callback = shapes.optional_text(body.get("callbackAddress"), "callbackAddress")
-    provider_pid = shapes.optional_text(body.get("providerPid"), "providerPid")
+    provider_pid = shapes.optional_identifier(body.get("providerPid"), "providerPid")
     if (callback is None) == (provider_pid is None):
         raise MalformedMessageError("exactly one of callbackAddress and providerPid must be given")
     return ContractRequestMessage(
-        consumer_pid=shapes.text(body.get("consumerPid"), "consumerPid"),
+        consumer_pid=shapes.identifier(body.get("consumerPid"), "consumerPid"),
         provider_pid=provider_pid,
         callback_address=callback,
         offer=_message_offer(body),
@@ -204,11 +204,11 @@ def _read_request(body: Mapping[str, Any]) -> ContractRequestMessage:
 
 def _read_offer_message(body: Mapping[str, Any]) -> ContractOfferMessage:
     callback = shapes.optional_text(body.get("callbackAddress"), "callbackAddress")
-    consumer_pid = shapes.optional_text(body.get("consumerPid"), "consumerPid")
+    consumer_pid = shapes.optional_identifier(body.get("consumerPid"), "consumerPid")
     if callback is None and consumer_pid is None:
         raise MalformedMessageError("one of callbackAddress and consumerPid must be given")
     return ContractOfferMessage(
-        provider_pid=shapes.text(body.get("providerPid"), "providerPid"),
+        provider_pid=shapes.identifier(body.get("providerPid"), "providerPid"),
         consumer_pid=consumer_pid,
         callback_address=callback,
         offer=_message_offer(body),
@@ -224,8 +224,8 @@ def _read_event(body: Mapping[str, Any]) -> ContractNegotiationEventMessage:
 
 def _read_transfer_request(body: Mapping[str, Any]) -> TransferRequestMessage:
     return TransferRequestMessage(
-        consumer_pid=shapes.text(body.get("consumerPid"), "consumerPid"),
-        agreement_id=shapes.text(body.get("agreementId"), "agreementId"),
+        consumer_pid=shapes.identifier(body.get("consumerPid"), "consumerPid"),
+        agreement_id=shapes.identifier(body.get("agreementId"), "agreementId"),
         format=shapes.text(body.get("format"), "format"),
         callback_address=shapes.text(body.get("callbackAddress"), "callbackAddress"),
         data_address=shapes.optional_data_address(body),

@@ -242,7 +242,7 @@ def _peer_pid(row: OutboxRow, body: bytes) -> str | None:
     ours = json.loads(row.body)
     name = "providerPid" if ours.get("consumerPid") and not ours.get("providerPid") else "consumerPid"
     value = said.get(name)
-    return value if isinstance(value, str) and 0 < len(value) <= shapes.MAX_TEXT else None
+    return value if isinstance(value, str) and 0 < len(value) <= shapes.MAX_ID else None
 
 
 def _readable(body: bytes) -> str:

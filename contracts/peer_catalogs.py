@@ -119,7 +119,7 @@ def _datasets(document: Mapping[str, Any]) -> list[OfferedDataset]:
 
 
 def _dataset(entry: Mapping[str, Any]) -> OfferedDataset:
-    dataset_id = shapes.text(entry.get("@id"), "dataset @id")
+    dataset_id = shapes.identifier(entry.get("@id"), "dataset @id")
     policies = entry.get("hasPolicy", [])
     offers = [read_offer(shapes.mapping(p, "offer")) for p in (policies if isinstance(policies, list) else [policies])]
     distributions = entry.get("distribution", [])

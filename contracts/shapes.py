@@ -14,6 +14,8 @@ from contracts.messages import DataAddress, Rules
 CONTEXT: Final = "https://w3id.org/dspace/2025/1/context.jsonld"
 MAX_DEPTH: Final = 64
 MAX_TEXT: Final = 2048
+# Ids are indexed, and an index entry of PostgreSQL holds 2,704 bytes: two ids of four-byte characters just fit.
+MAX_ID: Final = 300
 MAX_RULES: Final = 200
 _LOGICAL: Final = ("and", "andSequence", "or", "xone")
 
@@ -49,6 +51,19 @@ def text(value: object, field: str) -> str:
     if not isinstance(value, str) or not value or len(value) > MAX_TEXT:
         raise MalformedMessageError(f"{field} must be a non-empty text of at most {MAX_TEXT} characters")
     return value
+
+
+def identifier(value: object, field: str) -> str:
+    """Return an id: a non-empty text of at most 300 printable characters, or refuse."""
+    found = text(value, field)
+    if len(found) > MAX_ID or not found.isprintable():
+        raise MalformedMessageError(f"{field} must be at most {MAX_ID} printable characters")
+    return found
+
+
+def optional_identifier(value: object, field: str) -> str | None:
+    """Return an id or ``None`` when it is absent, or refuse."""
+    return None if value is None else identifier(value, field)
 
 
 def optional_text(value: object, field: str) -> str | None:

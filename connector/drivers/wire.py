@@ -1,0 +1,67 @@
+"""The room's calls to peers over the peers client (port: ``contracts.ports.PeerCalls``)."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from connector.identity.membership import PeerIdentity
+from connector.peers.client import PeerClient, PeerUnreachableError
+from contracts.errors import PeerUnavailableError
+from contracts.ports import Peer, PeerAnswer
+from contracts.processes import Caller
+
+DSP_PATH = "/dsp/2025-1"
+_JSON: Mapping[str, str] = {"Content-Type": "application/json"}
+
+
+class PeerWire:
+    """Sends DSP bodies with our identity; any HTTP status is an answer, no answer is a PeerUnavailableError."""
+
+    def __init__(self, client: PeerClient) -> None:
+        """Send through ``client``."""
+        self._client = client
+
+    def call(self, method: str, url: str, *, audience: str, body: bytes | None = None) -> PeerAnswer:
+        """See the port."""
+        try:
+            answer = self._client.request(
+                method, url, audience=audience, content=body, headers=_JSON if body is not None else None
+            )
+        except PeerUnreachableError as error:
+            raise PeerUnavailableError(str(error)) from error
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return PeerAnswer(status=answer.status, body=answer.body, headers=headers)
+
+
+class _KnownMembership(Protocol):
+    @property
+    def identity(self) -> PeerIdentity: ...
+
+
+class _Memberships(Protocol):
+    def get(self, participant_id: str) -> _KnownMembership | None: ...
+
+
+class MembershipPeers:
+    """Peers by the address in their stored membership (port: ``contracts.ports.PeerDirectory``)."""
+
+    def __init__(self, store: _Memberships) -> None:
+        """Look in ``store`` (``connector.storage.peers.SqlPeerStore``)."""
+        self._store = store
+
+    def find(self, participant_id: str) -> Peer | None:
+        """See the port."""
+        known = self._store.get(participant_id)
+        if known is None:
+            return None
+        address = known.identity.address.rstrip("/")
+        return Peer(participant_id=known.identity.participant_id, dsp_url=address + DSP_PATH)
+
+
+def caller_of(identity: PeerIdentity) -> Caller:
+    """Return an authenticated peer as the contracts room knows it."""
+    return Caller(
+        participant_id=identity.participant_id,
+        address=identity.address,
+        public_key=identity.public_key,
+        roles=tuple(identity.roles),
+    )

@@ -1,0 +1,360 @@
+"""The contracts room's store on SQLite and PostgreSQL (port: ``contracts.ports.Store``)."""
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Dialect, Table, and_, bindparam, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from connector.storage import datasets as dataset_rows
+from connector.storage.contract_rows import (
+    agreement_of,
+    agreement_row,
+    event_of,
+    event_row,
+    maybe_micros,
+    micros,
+    process_of,
+    process_row,
+    time_of,
+)
+from connector.storage.database import Database, Transaction
+from connector.storage.outbox import OutboxStatements
+from connector.storage.statements import Statement
+from connector.storage.tables_contracts import agreements, events, processes, receipts
+from contracts.errors import ConflictingRepeatError, CursorError
+from contracts.ports import CatalogQuery, Page, Query, UnitOfWork
+from contracts.processes import (
+    AgreementRecord,
+    Dataset,
+    Event,
+    Kind,
+    Negotiation,
+    OutboxRow,
+    Process,
+    Receipt,
+    Transfer,
+)
+
+T = TypeVar("T")
+_RUNS = 3
+_CHANGING = ("state", "counterparty_address", "peer_pid", "agreement_id", "details", "updated_at", "act_at")
+
+
+class _TakenError(Exception):
+    """Another transaction inserted the same process first; run again and find it there."""
+
+
+class ContractStatements:
+    """The hot statements of this store, for one dialect."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Compile the statements."""
+        insert: Any = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        p = processes.c
+        one = select(processes).where(p.pid == bindparam("of_pid"), p.kind == bindparam("of_kind"))
+        self.read = Statement(one, dialect)
+        self.lock = Statement(one.with_for_update(), dialect)
+        self.due = Statement(one.where(p.act_at <= bindparam("now")).with_for_update(), dialect)
+        self.by_peer = Statement(
+            select(processes)
+            .where(
+                p.counterparty_id == bindparam("peer"),
+                p.peer_pid == bindparam("of_peer_pid"),
+                p.kind == bindparam("of_kind"),
+                p.role == bindparam("of_role"),
+            )
+            .with_for_update(),
+            dialect,
+        )
+        columns = [column.name for column in processes.columns]
+        self.add = Statement(insert(processes).on_conflict_do_nothing(), dialect, columns=columns)
+        self.save = Statement(processes.update().where(p.pid == bindparam("of_pid")), dialect, columns=_CHANGING)
+        self.put_off = Statement(processes.update().where(p.pid == bindparam("of_pid")), dialect, columns=("act_at",))
+        self.learn = Statement(
+            processes.update().where(p.pid == bindparam("of_pid"), p.peer_pid.is_(None)), dialect, columns=("peer_pid",)
+        )
+        self.add_event = Statement(
+            events.insert().inline(), dialect, columns=("pid", "at", "direction", "step", "state", "reasons")
+        )
+        self.add_receipt = Statement(
+            insert(receipts).on_conflict_do_nothing(),
+            dialect,
+            columns=("pid", "message_id", "digest", "step", "received_at"),
+        )
+        r = receipts.c
+        self.read_receipt = Statement(
+            select(receipts).where(r.pid == bindparam("of_pid"), r.message_id == bindparam("of_id")), dialect
+        )
+        self.add_agreement = Statement(
+            insert(agreements).on_conflict_do_nothing(), dialect, columns=[column.name for column in agreements.columns]
+        )
+        self.read_agreement = Statement(select(agreements).where(agreements.c.id == bindparam("of_id")), dialect)
+        self.outbox = OutboxStatements(dialect)
+
+
+class SqlUnitOfWork:
+    """One open transaction (port: ``contracts.ports.UnitOfWork``)."""
+
+    def __init__(self, transaction: Transaction, statements: ContractStatements) -> None:
+        """Work on ``transaction``."""
+        self._transaction = transaction
+        self._connection: Connection = transaction.connection
+        self._do = statements
+
+    def negotiation(self, pid: str, *, lock: bool = False) -> Negotiation | None:
+        """See the port."""
+        found = self._process(Kind.NEGOTIATION, pid, lock=lock)
+        return found if isinstance(found, Negotiation) else None
+
+    def transfer(self, pid: str, *, lock: bool = False) -> Transfer | None:
+        """See the port."""
+        found = self._process(Kind.TRANSFER, pid, lock=lock)
+        return found if isinstance(found, Transfer) else None
+
+    def _process(self, kind: Kind, pid: str, *, lock: bool) -> Process | None:
+        statement = self._do.lock if lock else self._do.read
+        row = statement.run(self._connection, of_pid=pid, of_kind=kind.value).first()
+        return process_of(row) if row else None
+
+    def by_peer_pid(self, kind: Kind, counterparty: str, peer_pid: str, role: str) -> Process | None:
+        """See the port."""
+        row = self._do.by_peer.run(
+            self._connection, peer=counterparty, of_peer_pid=peer_pid, of_kind=kind.value, of_role=str(role)
+        ).first()
+        return process_of(row) if row else None
+
+    def add(self, process: Process, *, act_at: datetime | None) -> None:
+        """See the port."""
+        if self._do.add.run(self._connection, **process_row(process, act_at)).rowcount != 1:
+            raise _TakenError
+
+    def save(self, process: Process, *, act_at: datetime | None) -> None:
+        """See the port."""
+        row = process_row(process, act_at)
+        self._do.save.run(self._connection, of_pid=process.pid, **{name: row[name] for name in _CHANGING})
+
+    def learn_peer_pid(self, pid: str, peer_pid: str) -> None:
+        """See the port."""
+        self._do.learn.run(self._connection, of_pid=pid, peer_pid=peer_pid)
+
+    def take_due(self, kind: Kind, pid: str, *, now: datetime, until: datetime) -> tuple[Process, datetime] | None:
+        """See the port."""
+        row = self._do.due.run(self._connection, of_pid=pid, of_kind=kind.value, now=micros(now)).first()
+        if row is None:
+            return None
+        self._do.put_off.run(self._connection, of_pid=pid, act_at=micros(until))
+        return process_of(row), time_of(row.act_at)
+
+    def receive(self, receipt: Receipt) -> Receipt | None:
+        """See the port."""
+        done = self._do.add_receipt.run(
+            self._connection,
+            pid=receipt.pid,
+            message_id=receipt.message_id,
+            digest=receipt.digest,
+            step=str(receipt.step),
+            received_at=micros(receipt.received_at),
+        )
+        if done.rowcount == 1:
+            return None
+        row = self._do.read_receipt.run(self._connection, of_pid=receipt.pid, of_id=receipt.message_id).one()
+        return Receipt(
+            pid=row.pid,
+            message_id=row.message_id,
+            digest=row.digest,
+            step=row.step,
+            received_at=time_of(row.received_at),
+        )
+
+    def add_events(self, events: Sequence[Event]) -> None:
+        """See the port."""
+        self._do.add_event.run_many(self._connection, [event_row(event) for event in events])
+
+    def enqueue(self, row: OutboxRow, *, lease: str | None, lease_until: datetime) -> OutboxRow:
+        """See the port."""
+        return self._do.outbox.enqueue(self._connection, row, lease, lease_until)
+
+    def drop_queued(self, pid: str) -> None:
+        """See the port."""
+        self._do.outbox.drop_queued(self._connection, pid)
+
+    def settle(
+        self,
+        row: OutboxRow,
+        *,
+        status: str,
+        at: datetime,
+        answer_status: int | None,
+        answer: str | None,
+        due_at: datetime | None = None,
+    ) -> bool:
+        """See the port."""
+        return self._do.outbox.settle(
+            self._connection, row, status=status, at=at, answer_status=answer_status, answer=answer, due_at=due_at
+        )
+
+    def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> OutboxRow | None:
+        """See the port."""
+        return self._do.outbox.lease_next(self._connection, pid, lease=lease, now=now, until=until)
+
+    def dataset(self, dataset_id: str) -> Dataset | None:
+        """See the port."""
+        return dataset_rows.find(self._connection, dataset_id)
+
+    def put_dataset(self, dataset: Dataset, *, now: datetime) -> None:
+        """See the port."""
+        dataset_rows.put(self._connection, dataset, now)
+
+    def remove_dataset(self, dataset_id: str) -> bool:
+        """See the port."""
+        return dataset_rows.remove(self._connection, dataset_id)
+
+    def agreement(self, agreement_id: str) -> AgreementRecord | None:
+        """See the port."""
+        row = self._do.read_agreement.run(self._connection, of_id=agreement_id).first()
+        return agreement_of(row) if row else None
+
+    def add_agreement(self, record: AgreementRecord) -> None:
+        """See the port; an id that names another agreement already is refused."""
+        if self._do.add_agreement.run(self._connection, **agreement_row(record)).rowcount != 1:
+            raise ConflictingRepeatError("this agreement id names another agreement already")
+
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """See the port."""
+        self._transaction.on_commit(callback)
+
+
+class ContractStore:
+    """The contracts part of a participant's database (port: ``contracts.ports.Store``)."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep everything in ``database``."""
+        self._database = database
+        self._do = ContractStatements(database.engine.dialect)
+
+    def run(self, name: str, work: Callable[[UnitOfWork], T]) -> T:
+        """See the port."""
+        for _ in range(_RUNS - 1):
+            try:
+                return self._once(name, work)
+            except _TakenError:
+                continue
+        return self._once(name, work)
+
+    def _once(self, name: str, work: Callable[[UnitOfWork], T]) -> T:
+        return self._database.run(name, lambda transaction: work(SqlUnitOfWork(transaction, self._do)))
+
+    def negotiation(self, pid: str) -> Negotiation | None:
+        """See the port."""
+        found = self._process(Kind.NEGOTIATION, pid)
+        return found if isinstance(found, Negotiation) else None
+
+    def transfer(self, pid: str) -> Transfer | None:
+        """See the port."""
+        found = self._process(Kind.TRANSFER, pid)
+        return found if isinstance(found, Transfer) else None
+
+    def _process(self, kind: Kind, pid: str) -> Process | None:
+        with self._database.reading() as connection:
+            row = self._do.read.run(connection, of_pid=pid, of_kind=kind.value).first()
+        return process_of(row) if row else None
+
+    def agreement(self, agreement_id: str) -> AgreementRecord | None:
+        """See the port."""
+        with self._database.reading() as connection:
+            row = self._do.read_agreement.run(connection, of_id=agreement_id).first()
+        return agreement_of(row) if row else None
+
+    def dataset(self, dataset_id: str) -> Dataset | None:
+        """See the port."""
+        with self._database.reading() as connection:
+            return dataset_rows.find(connection, dataset_id)
+
+    def processes(self, kind: Kind, query: Query) -> Page:
+        """See the port."""
+        c = processes.c
+        wanted = [c.kind == kind.value, *_asked(query, state=c.state, agreement_id=c.agreement_id), *_shared(query, c)]
+        rows, cursor = self._newest(processes, wanted, query, c.created_at, c.pid)
+        return Page(items=tuple(process_of(row) for row in rows), cursor=cursor)
+
+    def agreements(self, query: Query) -> Page:
+        """See the port."""
+        c = agreements.c
+        rows, cursor = self._newest(agreements, _shared(query, c), query, c.concluded_at, c.id)
+        return Page(items=tuple(agreement_of(row) for row in rows), cursor=cursor)
+
+    def _newest(
+        self, table: Table, wanted: Sequence[ColumnElement[bool]], query: Query, at: Any, name: Any
+    ) -> tuple[Sequence[Any], str | None]:
+        statement = select(table).where(*wanted)
+        if query.cursor is not None:
+            place, last = _read_cursor(query.cursor)
+            statement = statement.where(or_(at < place, and_(at == place, name < last)))
+        statement = statement.order_by(at.desc(), name.desc()).limit(query.limit + 1)
+        with self._database.reading() as connection:
+            rows = connection.execute(statement).all()
+        if len(rows) <= query.limit:
+            return rows, None
+        edge = rows[query.limit - 1]._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
+        return rows[: query.limit], _cursor(edge[at.name], edge[name.name])
+
+    def datasets(self, query: CatalogQuery) -> Sequence[Dataset]:
+        """See the port."""
+        with self._database.reading() as connection:
+            return dataset_rows.page(connection, query)
+
+    def events(self, pid: str, *, after: int = 0) -> Sequence[Event]:
+        """See the port."""
+        statement = select(events).where(events.c.pid == pid, events.c.seq > after).order_by(events.c.seq)
+        with self._database.reading() as connection:
+            return [event_of(row) for row in connection.execute(statement)]
+
+    def deliveries(self, pid: str) -> Sequence[OutboxRow]:
+        """See the port."""
+        with self._database.reading() as connection:
+            return self._do.outbox.of(connection, pid)
+
+    def lease_due(self, *, lease: str, now: datetime, until: datetime, limit: int) -> Sequence[OutboxRow]:
+        """See the port."""
+
+        def work(transaction: Transaction) -> Sequence[OutboxRow]:
+            return self._do.outbox.lease_due(transaction.connection, lease=lease, now=now, until=until, limit=limit)
+
+        return self._database.run("outbox.lease", work)
+
+    def due_behaviours(self, *, now: datetime, limit: int) -> Sequence[tuple[Kind, str]]:
+        """See the port."""
+        c = processes.c
+        statement = select(c.kind, c.pid).where(c.act_at.is_not(None), c.act_at <= maybe_micros(now))
+        with self._database.reading() as connection:
+            rows = connection.execute(statement.order_by(c.act_at).limit(limit)).all()
+        return [(Kind(row.kind), row.pid) for row in rows]
+
+
+def _shared(query: Query, columns: Any) -> list[ColumnElement[bool]]:
+    return _asked(query, role=columns.role, counterparty=columns.counterparty_id, dataset_id=columns.dataset_id)
+
+
+def _asked(query: Query, **columns: Any) -> list[ColumnElement[bool]]:
+    given = ((column, getattr(query, name)) for name, column in columns.items())
+    return [column == value for column, value in given if value is not None]
+
+
+def _cursor(at: int, name: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([at, name]).encode()).rstrip(b"=").decode()
+
+
+def _read_cursor(cursor: str) -> tuple[int, str]:
+    try:
+        place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except ValueError:
+        place = None
+    match place:
+        case [int(at), str(name)] if abs(at) < 1 << 62 and "\0" not in name and name.isprintable():
+            return at, name
+        case _:
+            raise CursorError("cursor: this cursor was not handed out here")

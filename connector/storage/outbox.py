@@ -1,0 +1,165 @@
+"""The outbox's statements: ordered per process, leased, kept until settled."""
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, and_, bindparam, exists, or_, select
+
+from connector.storage.contract_rows import maybe_micros, micros, outbox_of
+from connector.storage.statements import Statement
+from connector.storage.tables_contracts import outbox
+from contracts.processes import OutboxRow
+
+_COLUMNS = (
+    "pid",
+    "kind",
+    "step",
+    "message_id",
+    "audience",
+    "url",
+    "body",
+    "status",
+    "attempts",
+    "due_at",
+    "created_at",
+    "lease",
+    "lease_until",
+)
+_SETTLED = ("status", "due_at", "lease", "lease_until", "last_attempt_at", "last_status", "last_answer")
+_earlier = outbox.alias("earlier")
+
+
+class OutboxStatements:
+    """Everything that touches ``dsp_outbox``, for one dialect."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Compile the statements."""
+        c = outbox.c
+        free = or_(c.lease_until.is_(None), c.lease_until <= bindparam("now"))
+        waits = and_(c.status == "queued", c.due_at <= bindparam("now"), free)
+        first = ~exists(
+            select(_earlier.c.id).where(_earlier.c.pid == c.pid, _earlier.c.status == "queued", _earlier.c.id < c.id)
+        )
+        self._waiting = Statement(
+            select(c.id).where(c.pid == bindparam("of_pid"), c.status == "queued").limit(1), dialect
+        )
+        self._insert = Statement(outbox.insert().returning(c.id), dialect, columns=_COLUMNS)
+        self._settle = Statement(
+            outbox.update().where(
+                c.id == bindparam("row_id"), c.lease == bindparam("held"), c.attempts == bindparam("attempt")
+            ),
+            dialect,
+            columns=_SETTLED,
+        )
+        self._first_of = Statement(
+            select(outbox)
+            .where(c.pid == bindparam("of_pid"), c.status == "queued")
+            .order_by(c.id)
+            .limit(1)
+            .with_for_update(),
+            dialect,
+        )
+        self._due = Statement(
+            select(outbox)
+            .where(waits, first)
+            .order_by(c.due_at)
+            .limit(bindparam("most"))
+            .with_for_update(skip_locked=True),
+            dialect,
+        )
+        self._lease = Statement(
+            outbox.update().where(c.id == bindparam("row_id")), dialect, columns=("lease", "lease_until", "attempts")
+        )
+        self._drop = Statement(
+            outbox.update().where(c.pid == bindparam("of_pid"), c.status == "queued"), dialect, columns=("status",)
+        )
+        self._of = Statement(select(outbox).where(c.pid == bindparam("of_pid")).order_by(c.id), dialect)
+
+    def enqueue(self, connection: Connection, row: OutboxRow, lease: str | None, until: datetime) -> OutboxRow:
+        """Append a row; leased at once unless an earlier one of the process still waits."""
+        held = lease
+        if held is not None and self._waiting.run(connection, of_pid=row.pid).first() is not None:
+            held = None
+        leased: dict[str, Any] = {
+            "lease": held,
+            "lease_until": micros(until) if held else None,
+            "attempts": 1 if held else 0,
+        }
+        columns = {
+            "pid": row.pid,
+            "kind": row.kind.value,
+            "step": row.step,
+            "message_id": row.message_id,
+            "audience": row.audience,
+            "url": row.url,
+            "body": row.body,
+            "status": row.status.value,
+            "due_at": micros(row.due_at),
+            "created_at": micros(row.created_at),
+            **leased,
+        }
+        row_id = self._insert.run(connection, **columns).scalar_one()
+        return dataclasses.replace(
+            row, id=row_id, lease=held, lease_until=until if held else None, attempts=leased["attempts"]
+        )
+
+    def settle(
+        self,
+        connection: Connection,
+        row: OutboxRow,
+        *,
+        status: str,
+        at: datetime,
+        answer_status: int | None,
+        answer: str | None,
+        due_at: datetime | None,
+    ) -> bool:
+        """Write the result of an attempt if its lease still holds."""
+        done = self._settle.run(
+            connection,
+            row_id=row.id,
+            held=row.lease,
+            attempt=row.attempts,
+            status=str(status),
+            due_at=micros(due_at or row.due_at),
+            lease=None,
+            lease_until=None,
+            last_attempt_at=micros(at),
+            last_status=answer_status,
+            last_answer=answer,
+        )
+        return done.rowcount == 1
+
+    def lease_next(
+        self, connection: Connection, pid: str, *, lease: str, now: datetime, until: datetime
+    ) -> OutboxRow | None:
+        """Lease a process's first queued row if it is due and free."""
+        found = self._first_of.run(connection, of_pid=pid).first()
+        if found is None or found.due_at > micros(now):
+            return None
+        if found.lease_until is not None and found.lease_until > micros(now):
+            return None
+        return self._leased(connection, found, lease, until)
+
+    def lease_due(
+        self, connection: Connection, *, lease: str, now: datetime, until: datetime, limit: int
+    ) -> Sequence[OutboxRow]:
+        """Lease rows that are due, at most one per process."""
+        found = self._due.run(connection, now=micros(now), most=limit).all()
+        return [self._leased(connection, row, lease, until) for row in found]
+
+    def drop_queued(self, connection: Connection, pid: str) -> None:
+        """Drop what a process still had to say."""
+        self._drop.run(connection, of_pid=pid, status="dropped")
+
+    def of(self, connection: Connection, pid: str) -> Sequence[OutboxRow]:
+        """Return a process's rows, oldest first."""
+        return [outbox_of(row) for row in self._of.run(connection, of_pid=pid)]
+
+    def _leased(self, connection: Connection, found: Any, lease: str, until: datetime) -> OutboxRow:
+        row = outbox_of(found)
+        attempts = row.attempts + 1
+        self._lease.run(connection, row_id=row.id, lease=lease, lease_until=maybe_micros(until), attempts=attempts)
+        return dataclasses.replace(row, lease=lease, lease_until=until, attempts=attempts)
