@@ -178,7 +178,7 @@ def release_share(node: Node, key: str) -> Later | None:
         )
     except PeerError:
         return later(node, _AGAIN_SECONDS)
-    if reply.status in (404, 409, 425) or reply.status >= 500:  # noqa: PLR2004 - may pass
+    if reply.status in (404, 425, 429) or reply.status >= 500:  # noqa: PLR2004 - may pass
         return later(node, _AGAIN_SECONDS) if place.part.state is ParticipationState.ACTIVE else None
     done = dataclasses.replace(row, state=SeatState.RELEASED, released=tuple(order["lost"]))
     node.store.run("seat.released", lambda records: records.save(done))

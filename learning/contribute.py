@@ -285,7 +285,7 @@ def _hand_over(node: Node, placed: Manifest, part: Participation, step: Step, co
         return error
     if reply.status < 300:  # noqa: PLR2004
         return None
-    passing = reply.status in (404, 409, 425, 429) or reply.status >= 500  # noqa: PLR2004
+    passing = reply.status in (404, 425, 429) or reply.status >= 500  # noqa: PLR2004
     detail = str(reply.body.get("detail", "no reason given"))
     return PeerError(
         f"{node.peers.name(target)}: {detail}", code=str(reply.body.get("code", "refused")), final=not passing

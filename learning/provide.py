@@ -64,6 +64,9 @@ def receive_plan(node: Node, consumer: str, public_key: str, body: Mapping[str, 
         known = records.get(ReceivedPlan, received.plan_digest, received.agreement_id)
         if known is None or known.document["payload"] != received.document["payload"]:
             raise ConflictError("this plan digest was registered with other content")
+        # Named again: it is the plan that the next transfer process of this agreement is for.
+        known = dataclasses.replace(known, received_at=received.received_at)
+        records.save(known)
         return known
 
     return node.store.run("plan.receive", work)

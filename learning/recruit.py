@@ -173,19 +173,20 @@ def call(
         member.participant_id, method, path, token=member.token, json=json, content=content, headers=headers
     )
     if reply.status == 401 and member.transfer_pid is not None:  # noqa: PLR2004 - the short-lived token has expired
-        view = node.peers.call(member.participant_id, "POST", "/tokens", json={"transfer_pid": member.transfer_pid})
-        fresh = dataclasses.replace(member, token=str(view.body.get("token")))
-        _save(node, fresh)
-        reply = node.peers.call(
-            member.participant_id, method, path, token=fresh.token, json=json, content=content, headers=headers
-        )
+        view = node.peers.call(member.participant_id, "POST", "/tokens", token=member.token, json={})
+        token = view.body.get("token")
+        if view.status < 300 and isinstance(token, str):  # noqa: PLR2004
+            _save(node, dataclasses.replace(member, token=token))
+            reply = node.peers.call(
+                member.participant_id, method, path, token=token, json=json, content=content, headers=headers
+            )
     if reply.status < 300:  # noqa: PLR2004
         return reply.body
     name = node.peers.name(member.participant_id)
     code = str(reply.body.get("code", f"http-{reply.status}"))
     detail = str(reply.body.get("detail", "no reason given"))
-    # 404, 409, 425 and 5xx may pass; any other refusal is an answer.
-    passing = reply.status in (404, 409, 425, 429) or reply.status >= 500  # noqa: PLR2004
+    # 404, 425 and 5xx may pass; any other refusal is an answer.
+    passing = reply.status in (404, 425, 429) or reply.status >= 500  # noqa: PLR2004
     raise PeerError(f"{name}: {detail}", code=code, final=not passing)
 
 

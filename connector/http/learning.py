@@ -1,0 +1,216 @@
+"""The learning API between participants: plans, jobs, rounds, uploads, shares. Vectors travel as raw bytes.
+
+Every call carries the caller's request token; calls of a consumer to a provider about a job also carry the token of
+the started transfer process (``Orchard-Transfer``). Refusals are problem details whose ``code`` is stable.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Header, Request
+from fastapi.responses import JSONResponse
+
+from connector.http.access import Peer
+from connector.http.problems import ProblemError, problem_response
+from connector.identity.membership import PeerIdentity
+from connector.identity.transfers import TransferGrant, TransferTokens
+from learning import aggregate, collect, contribute, provide
+from learning.errors import (
+    ConflictError,
+    LearningError,
+    NotYetError,
+    PlanError,
+    RefusedError,
+    UnknownError,
+)
+from learning.jobs import Job, Participation, ReceivedPlan
+from learning.node import MemberFacts, Node
+
+TRANSFER_HEADER = "Orchard-Transfer"
+_LONGEST_HEADER = 48 * 1024
+_STATUS: dict[type[LearningError], int] = {
+    UnknownError: 404,
+    ConflictError: 409,
+    NotYetError: 425,
+    PlanError: 400,
+    RefusedError: 403,
+}
+
+
+async def raw_body(request: Request) -> bytes:
+    """Return the request's body as it came."""
+    return await request.body()
+
+
+Raw = Annotated[bytes, Depends(raw_body)]
+JsonBody = Annotated[dict[str, Any], Body()]
+
+
+def as_problem(error: LearningError) -> ProblemError:
+    """Return the HTTP problem of an error of the learning room."""
+    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+    return ProblemError(status, error.code, "The learning node refused the request", str(error))
+
+
+def learning_router(
+    node: Node, tokens: TransferTokens, transfer_state: Callable[[str], str | None]
+) -> APIRouter:
+    """Return the routes under ``/learning``.
+
+    Args:
+        node: this participant.
+        tokens: issues and checks transfer tokens.
+        transfer_state: state of a transfer process by our own pid, None when there is none.
+    """
+    router = APIRouter(prefix="/learning", tags=["learning"])
+
+    def grant(peer: Peer, orchard_transfer: Annotated[str | None, Header()] = None) -> TransferGrant:
+        found = tokens.check(orchard_transfer, peer.participant_id)
+        _require_started(transfer_state(found.transfer_pid))
+        return found
+
+    Grant = Annotated[TransferGrant, Depends(grant)]  # noqa: N806 - a type
+
+    @router.post("/plans")
+    def register_plan(peer: Peer, body: JsonBody) -> dict[str, Any]:
+        """Register a signed training plan under an agreement; answers with the provider's decision so far."""
+        return _plan(provide.receive_plan(node, peer.participant_id, peer.public_key, body))
+
+    @router.get("/plans/{digest}/agreements/{agreement_id:path}")
+    def plan_state(peer: Peer, digest: str, agreement_id: str) -> dict[str, Any]:
+        """Return what the provider decided about a plan."""
+        return _plan(provide.plan_state(node, peer.participant_id, digest, agreement_id))
+
+    @router.post("/tokens")
+    def renew_token(peer: Peer, orchard_transfer: Annotated[str | None, Header()] = None) -> dict[str, str]:
+        """Renew the token of a transfer process that is still running."""
+        found = tokens.check(orchard_transfer, peer.participant_id, expired=True)
+        _require_started(transfer_state(found.transfer_pid))
+        return {"token": tokens.issue(found)}
+
+    @router.post("/jobs")
+    def join(peer: Peer, found: Grant, body: JsonBody) -> dict[str, Any]:
+        """Open the provider's part in a job; it is READY with a signed approval once enough learners consent."""
+        if body.get("plan_digest") != found.plan_digest:
+            raise RefusedError("wrong-plan", "the transfer process is for another plan")
+        return _part(provide.join(node, facts_of(peer), found.transfer_pid, found.agreement_id, body))
+
+    @router.get("/jobs/{job_id}")
+    def read_job(found: Grant, job_id: str) -> dict[str, Any]:
+        """Return the provider's part in a job, with its approval once it is signed."""
+        return _part(provide.part_of(node, job_id, found.consumer))
+
+    @router.post("/jobs/{job_id}/reveal")
+    def reveal(found: Grant, job_id: str) -> dict[str, str]:
+        """Open the provider's beacon commitment, after every approval is fixed."""
+        return {"nonce": provide.reveal(node, found.consumer, job_id)}
+
+    @router.post("/jobs/{job_id}/manifest")
+    def manifest(found: Grant, job_id: str, body: JsonBody) -> dict[str, str]:
+        """Hand over the job's signed manifest; the provider recomputes all of it before it accepts."""
+        return {"state": provide.accept_manifest(node, found.consumer, job_id, body)}
+
+    @router.post("/jobs/{job_id}/end")
+    def end(peer: Peer, job_id: str, body: JsonBody) -> dict[str, str]:
+        """Say that a job has ended, and why."""
+        provide.end(node, peer.participant_id, job_id, str(body.get("reason"))[:500])
+        return {"state": "ENDED"}
+
+    @router.post("/jobs/{job_id}/rounds", status_code=202)
+    def open_round(
+        peer: Peer, found: Grant, job_id: str, weights: Raw, orchard_opening: Annotated[str, Header()]
+    ) -> dict[str, str]:
+        """Open a round: the signed opening in the header ``Orchard-Opening`` (base64url JSON), the model as body."""
+        document = _header(orchard_opening)
+        step = contribute.open_round(node, found.consumer, peer.public_key, job_id, document, weights)
+        return {"state": step.state}
+
+    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/uploads", status_code=202)
+    def upload(
+        peer: Peer, job_id: str, number: int, attempt: int, vector: Raw, orchard_upload: Annotated[str, Header()]
+    ) -> dict[str, str]:
+        """Give a seat (or, in clear mode, the collector) a contribution: header and box in ``Orchard-Upload``."""
+        envelope = _header(orchard_upload)
+        if node.store.run("job.known", lambda records: records.get(Job, job_id)) is not None:
+            collect.receive_clear(node, peer.participant_id, job_id, number, attempt, envelope, vector)
+        else:
+            aggregate.receive_upload(node, job_id, number, attempt, envelope, vector)
+        return {"state": "ACCEPTED"}
+
+    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/notices", status_code=202)
+    def notice(peer: Peer, job_id: str, number: int, attempt: int, body: JsonBody) -> dict[str, str]:
+        """Tell the collector that this contributor has uploaded, or why it cannot."""
+        collect.receive_notice(node, peer.participant_id, job_id, number, attempt, body)
+        return {"state": "ACCEPTED"}
+
+    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/set")
+    def sign_set(found: Grant, job_id: str, number: int, attempt: int, body: JsonBody) -> dict[str, Any]:
+        """Ask a seat to sign the contributor set; it signs one set of contributors a round, ever."""
+        return aggregate.sign(node, found.consumer, job_id, number, attempt, body)
+
+    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/release", status_code=202)
+    def release(found: Grant, job_id: str, number: int, attempt: int, body: JsonBody) -> dict[str, str]:
+        """Order a seat to release its share, showing a quorum of signatures on the set."""
+        aggregate.order_release(node, found.consumer, job_id, number, attempt, body)
+        return {"state": "ACCEPTED"}
+
+    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/shares", status_code=202)
+    def share(
+        peer: Peer, job_id: str, number: int, attempt: int, vector: Raw, orchard_share: Annotated[str, Header()]
+    ) -> dict[str, str]:
+        """Give the collector a seat's share: signed header in ``Orchard-Share``, the packed vector as body."""
+        document = _header(orchard_share).get("document")
+        if not isinstance(document, Mapping):
+            raise RefusedError("bad-share", "the share has no header document")
+        collect.receive_share(node, peer.participant_id, job_id, number, attempt, document, vector)
+        return {"state": "ACCEPTED"}
+
+    return router
+
+
+def facts_of(peer: PeerIdentity) -> MemberFacts:
+    """Return a peer as the learning room knows it."""
+    return MemberFacts(
+        participant_id=peer.participant_id,
+        name=peer.name,
+        organisation=peer.organisation,
+        address=peer.address,
+        public_key=peer.public_key,
+    )
+
+
+def learning_problem(_request: Request, error: Exception) -> JSONResponse:
+    """Exception handler: an error of the learning room as problem details."""
+    if not isinstance(error, LearningError):
+        raise error
+    return problem_response(as_problem(error))
+
+
+def _require_started(state: str | None) -> None:
+    if state == "SUSPENDED":
+        raise NotYetError("the transfer process is suspended")
+    if state != "STARTED":
+        raise RefusedError("transfer-ended", f"the transfer process is {state or 'unknown'}")
+
+
+def _header(text: str) -> Mapping[str, Any]:
+    if len(text) > _LONGEST_HEADER:
+        raise RefusedError("bad-header", "the header is too long")
+    try:
+        value = json.loads(base64.urlsafe_b64decode(text.encode()))
+    except (ValueError, RecursionError) as error:
+        raise RefusedError("bad-header", "the header is not base64url JSON") from error
+    if not isinstance(value, Mapping):
+        raise RefusedError("bad-header", "the header holds no JSON object")
+    return value
+
+
+def _plan(received: ReceivedPlan) -> dict[str, Any]:
+    return {"plan_digest": received.plan_digest, "state": received.state, "reason": received.reason}
+
+
+def _part(part: Participation) -> dict[str, Any]:
+    return {"job_id": part.job_id, "state": part.state, "reason": part.reason, "approval": part.approval}
+
