@@ -22,7 +22,7 @@ from policies.consent import (
     after,
     seal_event,
 )
-from policies.errors import AgeUnknownError, ConsentFormatError, NoticeError, ReplayedExpressionError
+from policies.errors import AgeUnknownError, ConsentFormatError, ConsentStateError, NoticeError, ReplayedExpressionError
 from policies.notices import Notice
 from policies.people import Expression
 from policies.signing import Signer
@@ -66,6 +66,8 @@ class Ledger:
         repeat = self._repeat(expression, identity)
         if repeat is not None:
             return repeat, False
+        if expression.action is ConsentAction.WITHDRAW:
+            return self.withdraw(self._withdrawn(expression, subject), expression)
         notice = self._notice(expression)
         expresser = self._expresser(expression, subject)
         at = self._moment(expression)
@@ -99,6 +101,8 @@ class Ledger:
         if repeat is not None:
             return repeat, False
         expresser = self._expresser(expression, subject)
+        if self._moment(expression) < record.updated_at:
+            raise ReplayedExpressionError("a later decision of this learner is already recorded")
         target = after(record.state, ConsentAction.WITHDRAW)
         moved = self._append(
             record,
@@ -123,6 +127,17 @@ class Ledger:
         payload = event.payload
         key = (payload["subject_ref"], payload["dataset_id"], payload["purpose"])
         return self.records.get(key) or self.known.get(key)
+
+    def _withdrawn(self, expression: Expression, subject: str) -> ConsentRecord:
+        """The record that an imported withdrawal is about; whatever version of the notice it names."""
+        notice = self.notices.get(expression.notice_id)
+        if notice is None:
+            raise NoticeError("there is no such notice here")
+        key = (subject, notice.dataset_id, expression.purpose)
+        record = self.records.get(key) or self.known.get(key)
+        if record is None:
+            raise ConsentStateError("there is no consent to withdraw")
+        return record
 
     def _notice(self, expression: Expression) -> Notice:
         notice = self.notices.get(expression.notice_id)

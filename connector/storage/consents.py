@@ -50,7 +50,7 @@ class SqlConsentStore:
         statement = select(consent_records.c.subject_ref).where(_counts(dataset_id, purpose, now))
         with self._database.reading() as connection:
             # Straight to the driver's tuples: the gate asks this each round for up to 100,000 people.
-            return frozenset(row[0] for row in connection.execute(statement).cursor.fetchall())  # type: ignore[union-attr]
+            return frozenset(row[0] for row in connection.execute(statement).cursor.fetchall())
 
     def count(self, dataset_id: str, purpose: str, now: datetime) -> int:
         """Return how many subjects consent."""
