@@ -51,6 +51,10 @@ def _run(connection: Any, sql: str, bound: Mapping[str, str], what: str) -> Any:
         # These name columns and tables, never a value.
         reason = str(error).splitlines()[0]
         raise SourceError("view-mismatch", f"the {what} does not fit: {reason}: fix the view file") from None
+    except duckdb.PermissionException:
+        raise SourceError(
+            "view-mismatch", f"the {what} reaches for more than the view's tables: fix the view file"
+        ) from None
     except duckdb.Error as error:
         kind = type(error).__name__.removesuffix("Exception")
         raise SourceError(
