@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from learning.jobs import Job, Member
+from learning.jobs import Job, JobLine, Member
 from learning.models import parameter_count, parse_model
 from learning.plans import TrainingPlan, plan_payload
 from learning.rounds import Round, RoundState
@@ -21,8 +21,21 @@ def report_payload(
     manifest: Manifest,
     names: Mapping[str, str],
     now: datetime,
+    *,
+    timeline: Sequence[JobLine] = (),
 ) -> dict[str, Any]:
-    """Return the report's payload. It holds sums, counts of contributors, times and bytes; never one provider's number."""
+    """Return the report's payload. It holds sums, counts of contributors, times and bytes; never one provider's number.
+
+    Args:
+        job: the job, with its last weights.
+        plan: what was trained.
+        members: the providers asked.
+        rounds: every attempt at every round, in order.
+        manifest: who contributed and who summed.
+        names: participant id -> name for people, for every member.
+        now: aware UTC time of the report.
+        timeline: the collector's own lines about the job.
+    """
     done = [value for value in rounds if value.state is RoundState.DONE]
     return {
         "version": "1",
@@ -34,6 +47,9 @@ def report_payload(
         "manifest_digest": manifest.digest,
         "weights": job.weights,
         "parameters": parameter_count(parse_model(plan.model)),
+        "collector": {"participant": manifest.terms.collector, "organisation": manifest.terms.collector_organisation},
+        "aggregation": _aggregation(plan, manifest),
+        "privacy": {"cohort_floor": plan.cohort_floor, "differential_privacy": None},
         "members": [
             {
                 "participant": member.participant_id,
@@ -48,10 +64,26 @@ def report_payload(
         "warnings": list(manifest.placement.warnings),
         "final": done[-1].metrics if done else None,
         "rounds": [_round(value) for value in rounds],
+        "timeline": [{"at": line.at.isoformat(), "code": line.code, "text": line.text} for line in timeline],
+    }
+
+
+def _aggregation(plan: TrainingPlan, manifest: Manifest) -> dict[str, Any]:
+    group = manifest.group
+    return {
+        "mode": plan.aggregation.mode,
+        "bits": plan.aggregation.bits,
+        "seats": len(group.seats) if group else 0,
+        "threshold": group.threshold if group else None,
+        "quorum": group.quorum if group else None,
+        "copies": group.copies if group else 1,
+        "n_min": manifest.terms.n_min,
+        "n_max": manifest.terms.n_max,
     }
 
 
 def _round(value: Round) -> dict[str, Any]:
+    contributors = [name for name, _ in value.proposed or ()]
     return {
         "round": value.round,
         "attempt": value.attempt,
@@ -59,8 +91,9 @@ def _round(value: Round) -> dict[str, Any]:
         "state": str(value.state),
         "reason": value.reason,
         "model": value.model,
-        "contributors": [name for name, _ in value.proposed or ()],
+        "contributors": contributors,
         "expected": len(value.expected),
+        "missing": [name for name in value.expected if name not in contributors],
         "lost_seats": list(value.lost),
         "opened_at": value.opened_at.isoformat(),
         "timing": value.timing,
