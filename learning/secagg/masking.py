@@ -21,7 +21,7 @@ from learning.secagg.packing import RingVector
 
 SEED_BYTES = 32
 _BLOCK_BYTES = 1 << 17
-_ZEROS = bytes(_BLOCK_BYTES)
+_ZERO_VIEW = memoryview(bytes(_BLOCK_BYTES))
 # update_into wants room for one AES block beyond the input.
 _SLACK = 16
 # Contexts kept open at once: bounds memory when there are very many contributors.
@@ -56,12 +56,13 @@ class KeyStreamWords:
     def __init__(self, seed: bytes, info: bytes) -> None:
         """Start the stream of ``seed`` (32 bytes) for the context ``info``."""
         self._stream = key_stream(seed, info)
+        self._buffer = bytearray(_BLOCK_BYTES + _SLACK)
+        self._words = np.frombuffer(self._buffer, dtype="<u4", count=_BLOCK_BYTES // 4)
 
     def words(self, count: int) -> NDArray[np.uint32]:
-        """Return the next ``count`` uniform 32-bit words."""
-        buffer = bytearray(4 * count + _SLACK)
-        self._stream.update_into(bytes(4 * count), buffer)
-        return np.frombuffer(buffer, dtype="<u4", count=count)
+        """Return the next ``count`` uniform 32-bit words, at most 32768; the next call overwrites them."""
+        self._stream.update_into(_ZERO_VIEW[: 4 * count], self._buffer)
+        return self._words[:count]
 
 
 def accumulate(vector: RingVector, streams: Iterable[tuple[bytes, bytes]], *, subtract: bool = False) -> None:
@@ -78,7 +79,7 @@ def accumulate(vector: RingVector, streams: Iterable[tuple[bytes, bytes]], *, su
     for batch in _batches(streams):
         for start in range(0, len(vector), size):
             block = vector[start : start + size]
-            zeros = _ZEROS if block.nbytes == _BLOCK_BYTES else _ZEROS[: block.nbytes]
+            zeros = _ZERO_VIEW[: block.nbytes]
             mask = words[: len(block)]
             for stream in batch:
                 stream.update_into(zeros, buffer)

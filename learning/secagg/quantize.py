@@ -39,20 +39,22 @@ def round_stochastic(
     Raises:
         ValueRangeError: a value is NaN or infinite.
     """
-    work, coin, up = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK, dtype=np.bool_)
-    whole = np.empty(_BLOCK)
+    work, whole, draw, up = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK, dtype=np.bool_)
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
         size = len(block)
         if not np.isfinite(block).all():
             raise ValueRangeError("a value is NaN or infinite")
-        scaled, floor, draw, carry = work[:size], whole[:size], coin[:size], up[:size]
-        np.clip(block, -bound, bound, out=scaled)
+        scaled, floor, coin, carry = work[:size], whole[:size], draw[:size], up[:size]
+        # In double from the first step, and clipped before it is scaled: nothing overflows or loses its fraction.
+        scaled[:] = block
+        np.minimum(scaled, bound, out=scaled)
+        np.maximum(scaled, -bound, out=scaled)
         np.multiply(scaled, scale, out=scaled)
         np.floor(scaled, out=floor)
         np.subtract(scaled, floor, out=scaled)
-        np.multiply(coins.words(size), _COIN, out=draw)
-        np.less(draw, scaled, out=carry)
+        np.multiply(coins.words(size), _COIN, out=coin)
+        np.less(coin, scaled, out=carry)
         np.add(floor, carry, out=floor)
         out[start : start + size] = floor
 

@@ -17,7 +17,7 @@ from learning.secagg.header import UploadHeader
 from learning.secagg.keys import SealingKey
 from learning.secagg.layout import Section, VectorLayout
 from learning.secagg.manifest import APPROVAL_KIND, Identity, Terms
-from learning.secagg.packing import RingVector, pack, ring_dtype
+from learning.secagg.packing import Bytes, RingVector, pack, ring_dtype
 from learning.secagg.seat import accept_header, accept_vector, open_seeds, received, release
 from learning.secagg.sets import ContributorSet, propose_set, sign_set
 from learning.secagg.shares import ShareHeader, verify_share
@@ -138,7 +138,7 @@ class SeatRows:
     column: int
     headers: dict[str, UploadHeader] = dataclasses.field(default_factory=dict)
     boxes: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    vectors: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    vectors: dict[str, Bytes] = dataclasses.field(default_factory=dict)
     signed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     released: frozenset[int] | None = None
 
@@ -174,7 +174,7 @@ class Star:
             row.headers[header.contributor], row.boxes[header.contributor] = header, package.boxes[column]
             if column in self.group.carriers(self.context, header.contributor):
                 accept_vector(header, package.vector, self.context)
-                row.vectors[header.contributor] = bytes(package.vector)
+                row.vectors[header.contributor] = package.vector
 
     def received(self, column: int) -> dict[str, str]:
         """Return what the seat reports."""

@@ -192,3 +192,12 @@ def test_rounding_is_the_described_one():
         for value, coin in zip(plain, coins, strict=True)
     ]
     assert one.encode({"v": plain}, RoundingStream(SEED)).view("<i4").tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
+def test_every_number_type_is_rounded_in_double(dtype):
+    """The largest value of a narrow type is clipped without a warning, and loses nothing before."""
+    one = VectorLayout(sections=(Section(name="v", size=3, bound=1.5, scale_bits=20),))
+    top = np.iinfo(dtype).max if dtype is np.int64 else np.finfo(dtype).max
+    out = one.decode(one.encode({"v": np.array([top, 1, -top], dtype=dtype)}, RoundingStream(SEED)), 1)["v"]
+    assert out.tolist() == [1.5, 1.0, -1.5]
