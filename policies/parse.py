@@ -14,6 +14,10 @@ MAX_RULES = 64
 MAX_CONSTRAINTS = 512
 MAX_DEPTH = 8
 MAX_TEXT = 4096
+MAX_VALUES = 1000
+
+# A list in a set of references is three.
+_WRAPPERS = 3
 
 _LOGIC = {logic.value: logic for logic in Logic}
 _OPERATORS = {ODRL + operator.value: operator for operator in Operator}
@@ -105,15 +109,19 @@ def _atomic(body: Mapping[str, Any]) -> Atomic:
     )
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, depth: int = 0) -> object:
     """Take the value out of JSON-LD's wrappers: ``@value``, ``@id``, ``@list`` and ``@set``."""
+    if depth > _WRAPPERS:
+        raise PolicyFormatError("a right operand is wrapped too deep")
     if isinstance(value, Mapping):
         for key in ("@value", "@id", "@list", "@set"):
             if key in value:
-                return _plain(value[key])
+                return _plain(value[key], depth + 1)
         raise PolicyFormatError("a right operand is a value, a reference or a list of them")
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        if len(value) > MAX_VALUES:
+            raise PolicyFormatError(f"a right operand lists more than {MAX_VALUES} values")
+        return [_plain(item, depth + 1) for item in value]
     return value
 
 
