@@ -21,6 +21,8 @@ Ints: TypeAlias = NDArray[np.int64]
 
 _ROWS_AT_ONCE = 4_096
 _LEARNERS_AT_ONCE = 64
+# An LSTM step costs about as much per learner at 8 as at 32 side by side, and narrow grids pad less.
+_GRID_WIDTH = 8
 _TABLE, _ROW, _SINGLE = 2, 1, 1
 
 
@@ -40,26 +42,37 @@ class RowBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerBatch:
-    """Learners' answers, one learner after another, and where each belongs in a grid of time x learners.
+class Grid:
+    """Learners of similar length side by side: time x learners, padded behind each one's last answer.
 
     Attributes:
-        learners: width of the grid.
-        times: height of the grid: the longest learner's answers.
-        pairs: embedding rows ``skill + skills * correct`` of all events, ragged; ``pair_offsets`` [events + 1].
-        slots: place ``time * learners + learner`` of every event in the grid [events].
+        times: height: the longest learner's answers.
+        learners: width.
+        slots: place ``time * learners + learner`` of every event [events].
         sources: slot of the event before each predicted answer [answers].
+    """
+
+    times: int
+    learners: int
+    slots: Tensor
+    sources: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerBatch:
+    """Learners' answers, one learner after another, in grids that follow each other.
+
+    Attributes:
+        grids: where events and predicted answers belong.
+        pairs: embedding rows ``skill + skills * correct`` of all events, ragged; ``pair_offsets`` [events + 1].
         targets: skills of the predicted answers, ragged; ``target_offsets`` [answers + 1].
         labels: correctness of the predicted answers, float32 [answers].
         rows: event index in the snapshot of each predicted answer [answers].
     """
 
-    learners: int
-    times: int
+    grids: tuple[Grid, ...]
     pairs: Tensor
     pair_offsets: Tensor
-    slots: Tensor
-    sources: Tensor
     targets: Tensor
     target_offsets: Tensor
     labels: Tensor
@@ -175,29 +188,25 @@ class Responses:
 
     def _walk(self, learners: Ints, batch_size: int) -> Iterator[AnswerBatch]:
         for start in range(0, len(learners), batch_size):
-            yield self._grid(learners[start : start + batch_size])
+            yield self._lay_out(learners[start : start + batch_size])
 
-    def _grid(self, learners: Ints) -> AnswerBatch:
+    def _lay_out(self, learners: Ints) -> AnswerBatch:
+        learners = learners[np.argsort(-self._lengths[learners], kind="stable")]
         lengths = self._lengths[learners]
-        times, owners = _ranges(lengths), np.repeat(np.arange(len(learners)), lengths)
-        events = self._offsets[learners][owners] + times
-        slots = times * len(learners) + owners
-        # An event's predecessor is the entry before it.
-        later = np.flatnonzero(times > 0)
+        times = _ranges(lengths)
+        events = np.repeat(self._offsets[learners], lengths) + times
+        predicted = events[times > 0]
         pairs, pair_offsets = self._skills_of(events)
         pairs = pairs + self._count * np.repeat(self._correct[events].astype(np.int64), np.diff(pair_offsets))
-        targets, target_offsets = self._skills_of(events[later])
+        targets, target_offsets = self._skills_of(predicted)
         return AnswerBatch(
-            learners=len(learners),
-            times=int(lengths.max()),
+            grids=tuple(_grid(lengths[start : start + _GRID_WIDTH]) for start in range(0, len(lengths), _GRID_WIDTH)),
             pairs=torch.from_numpy(pairs),
             pair_offsets=torch.from_numpy(pair_offsets),
-            slots=torch.from_numpy(slots),
-            sources=torch.from_numpy(slots[later - 1]),
             targets=torch.from_numpy(targets),
             target_offsets=torch.from_numpy(target_offsets),
-            labels=torch.from_numpy(self._correct[events[later]].astype(np.float32)),
-            rows=events[later],
+            labels=torch.from_numpy(self._correct[predicted].astype(np.float32)),
+            rows=predicted,
         )
 
     def _skills_of(self, events: Ints) -> tuple[Ints, Ints]:
@@ -241,6 +250,18 @@ def _ranges(lengths: Ints) -> Ints:
     """Return 0..l-1 for each length l, one after another."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def _grid(lengths: Ints) -> Grid:
+    times, owners = _ranges(lengths), np.repeat(np.arange(len(lengths)), lengths)
+    slots = times * len(lengths) + owners
+    return Grid(
+        times=int(lengths.max()),
+        learners=len(lengths),
+        slots=torch.from_numpy(slots),
+        # An event's predecessor is the entry before it.
+        sources=torch.from_numpy(slots[np.flatnonzero(times > 0) - 1]),
+    )
 
 
 def _array(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> NDArray[Any]:

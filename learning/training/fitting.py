@@ -33,23 +33,29 @@ class Fitting:
         self._local = local
         self._parameters = list(self.network.parameters())
         self._anchor = [parameter.detach().clone() for parameter in self._parameters] if local.proximal_mu else []
-        self._optimiser: torch.optim.Optimizer
-        if local.optimiser == "adam":
-            self._optimiser = torch.optim.Adam(self._parameters, lr=local.learning_rate)
-        else:
-            self._optimiser = torch.optim.SGD(self._parameters, lr=local.learning_rate)
+        self._adam = torch.optim.Adam(self._parameters, lr=local.learning_rate) if local.optimiser == "adam" else None
 
     def fit(self, batches: Iterable[Batch]) -> None:
         """Take one optimiser step per minibatch on the mean cross-entropy of its predictions."""
         self.network.train()
         for batch in batches:
-            self._optimiser.zero_grad()
+            self.network.zero_grad()
             loss = binary_cross_entropy_with_logits(predict(self.network, batch), batch.labels)
             loss.backward()  # type: ignore[no-untyped-call]
             self._pull()
             if self._local.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, self._local.clip_norm)
-            self._optimiser.step()
+            self._move()
+
+    def _move(self) -> None:
+        if self._adam is not None:
+            self._adam.step()
+            return
+        # Plain descent by hand: torch.optim's bookkeeping costs more than a small model's whole step.
+        with torch.no_grad():
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=-self._local.learning_rate)
 
     def weights(self) -> Weights:
         """Return copies of the current weights.

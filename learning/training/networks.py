@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from learning.models import Dkt, LogisticRegression, Mlp, ModelSpec, Weights, parameter_shapes
-from learning.training.batches import AnswerBatch, Batch, RowBatch
+from learning.training.batches import AnswerBatch, Batch, Grid, RowBatch
 
 
 class LogisticRegressionNetwork(nn.Module):
@@ -40,7 +40,7 @@ class MlpNetwork(nn.Module):
 
 
 class DktNetwork(nn.Module):
-    """Deep knowledge tracing over a grid of time and learners, padded behind each learner's last answer."""
+    """Deep knowledge tracing over grids of time x learners."""
 
     def __init__(self, spec: Dkt) -> None:
         super().__init__()
@@ -55,13 +55,17 @@ class DktNetwork(nn.Module):
         the rows that are asked for are touched.
         """
         events = cast(Tensor, self.embedding(batch.pairs, batch.pair_offsets))
-        # A padded grid, because the gradient of a packed sequence costs time quadratic in its length.
-        grid = events.new_zeros(batch.times * batch.learners, events.shape[1]).index_copy(0, batch.slots, events)
-        states, _ = self.lstm(grid.view(batch.times, batch.learners, -1))
-        before = cast(Tensor, states).flatten(0, 1).index_select(0, batch.sources)
+        parts = torch.split(events, [len(grid.slots) for grid in batch.grids])
+        before = torch.cat([self._states(part, grid) for part, grid in zip(parts, batch.grids, strict=True)])
         weight = self._mean_rows(self.output.weight, batch)
         bias = self._mean_rows(self.output.bias.unsqueeze(1), batch)
         return (before * weight).sum(1) + bias.squeeze(1)
+
+    def _states(self, events: Tensor, grid: Grid) -> Tensor:
+        # Padded, because the gradient of a packed sequence costs time quadratic in its length.
+        padded = events.new_zeros(grid.times * grid.learners, events.shape[1]).index_copy(0, grid.slots, events)
+        states, _ = self.lstm(padded.view(grid.times, grid.learners, -1))
+        return cast(Tensor, states).flatten(0, 1).index_select(0, grid.sources)
 
     @staticmethod
     def _mean_rows(table: Tensor, batch: AnswerBatch) -> Tensor:
