@@ -1,0 +1,175 @@
+"""Management routes: negotiations and agreements."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from connector.http.access import Reader, Writer
+from connector.http.contract_views import (
+    AgreementPage,
+    AgreementView,
+    CounterBody,
+    DeliveryView,
+    EventView,
+    NegotiationBody,
+    NegotiationPage,
+    NegotiationView,
+    StopBody,
+    problems,
+)
+from connector.http.datasets import known_peer
+from contracts import ports
+from contracts.errors import UnknownProcessError
+from contracts.messages import Offer
+from contracts.ports import PeerDirectory
+from contracts.processes import Counterparty, Event, Kind, Process
+from contracts.recorder import is_final
+from contracts.service import ContractService
+from contracts.states import Role
+
+_LOOK_SECONDS = 0.25
+
+
+def page_query(
+    state: str | None = None,
+    role: Role | None = None,
+    counterparty: str | None = None,
+    dataset: str | None = None,
+    agreement: str | None = None,
+    cursor: Annotated[str | None, Query(max_length=4000)] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> ports.Query:
+    """Read which processes are asked for."""
+    return ports.Query(
+        state=state,
+        role=role,
+        counterparty=counterparty,
+        dataset_id=dataset,
+        agreement_id=agreement,
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+PageQuery = Annotated[ports.Query, Depends(page_query)]
+
+
+def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRouter:  # noqa: C901 - a list of routes
+    """Return the routes under ``/management/negotiations`` and ``/management/agreements``."""
+    router = APIRouter(prefix="/management", tags=["negotiations"])
+    desk = service.negotiations
+
+    @router.post("/negotiations", status_code=201)
+    def start(_operator: Writer, body: NegotiationBody) -> NegotiationView:
+        """Start a negotiation: ask for a peer's dataset, or offer one of ours to it."""
+        with problems():
+            peer = known_peer(peers, body.participant_id)
+            counterparty = Counterparty(participant_id=peer.participant_id, address=peer.dsp_url)
+            offer = body.offer.value() if body.offer else None
+            if body.role is Role.PROVIDER:
+                return NegotiationView.of(desk.offer(counterparty, body.dataset_id, offer))
+            return NegotiationView.of(desk.request(counterparty, _wanted(service, peer, body.dataset_id, offer)))
+
+    @router.get("/negotiations")
+    def negotiations(_operator: Reader, query: PageQuery) -> NegotiationPage:
+        """List negotiations, newest first."""
+        with problems():
+            page = service.store.processes(Kind.NEGOTIATION, query)
+        return NegotiationPage(negotiations=[NegotiationView.of(one) for one in page.items], next=page.cursor)
+
+    @router.get("/negotiations/{pid}")
+    def negotiation(_operator: Reader, pid: str) -> NegotiationView:
+        """Show a negotiation with its history, the reasons of its stop and its last and next delivery."""
+        with problems():
+            found = service.store.negotiation(pid)
+            if found is None:
+                raise UnknownProcessError("there is no such negotiation")
+        view = NegotiationView.of(found)
+        view.delivery = DeliveryView.of(service.store.deliveries(pid))
+        view.events = [EventView.of(event) for event in service.store.events(pid)]
+        return view
+
+    @router.post("/negotiations/{pid}/approve")
+    def approve(_operator: Writer, pid: str) -> NegotiationView:
+        """Say yes to what is on the table: agree as provider, accept as consumer."""
+        with problems():
+            return NegotiationView.of(desk.approve(pid))
+
+    @router.post("/negotiations/{pid}/counter")
+    def counter(_operator: Writer, pid: str, body: CounterBody) -> NegotiationView:
+        """Answer with other terms."""
+        with problems():
+            return NegotiationView.of(desk.counter(pid, body.offer.value()))
+
+    @router.post("/negotiations/{pid}/terminate")
+    def terminate(_operator: Writer, pid: str, body: StopBody) -> NegotiationView:
+        """End a negotiation, saying why."""
+        with problems():
+            return NegotiationView.of(desk.terminate(pid, tuple(body.reasons)))
+
+    @router.get("/negotiations/{pid}/events/stream")
+    def stream(
+        _operator: Reader, request: Request, pid: str, last_event_id: Annotated[int, Header(ge=0)] = 0
+    ) -> StreamingResponse:
+        """Stream a negotiation's events as they happen; ends with the negotiation."""
+        with problems():
+            if service.store.negotiation(pid) is None:
+                raise UnknownProcessError("there is no such negotiation")
+        return event_stream(request, service, lambda: service.store.negotiation(pid), pid, last_event_id)
+
+    @router.get("/agreements")
+    def agreements(_operator: Reader, query: PageQuery) -> AgreementPage:
+        """List agreements, newest first."""
+        with problems():
+            page = service.store.agreements(query)
+        return AgreementPage(agreements=[AgreementView.of(one) for one in page.items], next=page.cursor)
+
+    @router.get("/agreements/{agreement_id:path}")
+    def agreement(_operator: Reader, agreement_id: str) -> AgreementView:
+        """Show one agreement."""
+        with problems():
+            found = service.store.agreement(agreement_id)
+            if found is None:
+                raise UnknownProcessError("there is no such agreement")
+        return AgreementView.of(found)
+
+    return router
+
+
+def event_stream(
+    request: Request, service: ContractService, read: Callable[[], Process | None], pid: str, after: int
+) -> StreamingResponse:
+    """Return a process's history as server-sent events; each event's id is its sequence number."""
+
+    def look(seen: int) -> tuple[list[Event], bool]:
+        process = read()
+        return list(service.store.events(pid, after=seen)), process is None or is_final(process)
+
+    async def lines() -> AsyncIterator[str]:
+        seen, ended = after, False
+        while not ended and not await request.is_disconnected():
+            found, ended = await run_in_threadpool(look, seen)
+            for event in found:
+                seen = event.seq
+                data = json.dumps(EventView.of(event).model_dump(mode="json"))
+                yield f"id: {event.seq}\nevent: {event.step}\ndata: {data}\n\n"
+            if not ended:
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def _wanted(service: ContractService, peer: ports.Peer, dataset_id: str, offer: Offer | None) -> Offer:
+    """The offer to ask for: the operator's, or the first that the peer publishes for the dataset."""
+    if offer is None:
+        published = service.peer_catalogs.find(peer, dataset_id).offers
+        if not published:
+            raise UnknownProcessError("the peer publishes no offer for this dataset")
+        offer = published[0]
+    return dataclasses.replace(offer, target=dataset_id)

@@ -1,0 +1,93 @@
+"""Management routes: transfers."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from connector.http.access import Reader, Writer
+from connector.http.contract_views import (
+    DataAddressBody,
+    DeliveryView,
+    EventView,
+    StopBody,
+    TransferBody,
+    TransferPage,
+    TransferView,
+    problems,
+)
+from connector.http.negotiations import PageQuery, event_stream
+from contracts.errors import UnknownProcessError
+from contracts.messages import DataAddress
+from contracts.processes import Kind
+from contracts.service import ContractService
+
+
+def transfers_router(service: ContractService) -> APIRouter:  # noqa: C901 - a list of routes
+    """Return the routes under ``/management/transfers``."""
+    router = APIRouter(prefix="/management/transfers", tags=["transfers"])
+    desk = service.transfers
+
+    @router.post("", status_code=201)
+    def start(_operator: Writer, body: TransferBody) -> TransferView:
+        """Ask the provider of an agreement for a transfer."""
+        with problems():
+            address = _address(body.data_address) if body.data_address else None
+            return TransferView.of(desk.request(body.agreement_id, body.format, address))
+
+    @router.get("")
+    def transfers(_operator: Reader, query: PageQuery) -> TransferPage:
+        """List transfers, newest first."""
+        with problems():
+            page = service.store.processes(Kind.TRANSFER, query)
+        return TransferPage(transfers=[TransferView.of(one) for one in page.items], next=page.cursor)
+
+    @router.get("/{pid}")
+    def transfer(_operator: Reader, pid: str) -> TransferView:
+        """Show a transfer with its history and its last and next delivery."""
+        with problems():
+            found = service.store.transfer(pid)
+            if found is None:
+                raise UnknownProcessError("there is no such transfer")
+        view = TransferView.of(found)
+        view.delivery = DeliveryView.of(service.store.deliveries(pid))
+        view.events = [EventView.of(event) for event in service.store.events(pid)]
+        return view
+
+    @router.post("/{pid}/suspend")
+    def suspend(_operator: Writer, pid: str, body: StopBody) -> TransferView:
+        """Pause a transfer."""
+        with problems():
+            return TransferView.of(desk.suspend(pid, tuple(body.reasons)))
+
+    @router.post("/{pid}/resume")
+    def resume(_operator: Writer, pid: str, body: DataAddressBody | None = None) -> TransferView:
+        """Start a paused transfer again; as provider a fresh data address may be given."""
+        with problems():
+            return TransferView.of(desk.resume(pid, _address(body) if body else None))
+
+    @router.post("/{pid}/terminate")
+    def terminate(_operator: Writer, pid: str, body: StopBody) -> TransferView:
+        """End a transfer, saying why."""
+        with problems():
+            return TransferView.of(desk.terminate(pid, tuple(body.reasons)))
+
+    @router.post("/{pid}/complete")
+    def complete(_operator: Writer, pid: str) -> TransferView:
+        """Say that a transfer is done."""
+        with problems():
+            return TransferView.of(desk.complete(pid))
+
+    @router.get("/{pid}/events/stream")
+    def stream(_operator: Reader, request: Request, pid: str) -> StreamingResponse:
+        """Stream a transfer's events as they happen; ends with the transfer."""
+        with problems():
+            if service.store.transfer(pid) is None:
+                raise UnknownProcessError("there is no such transfer")
+        return event_stream(request, service, lambda: service.store.transfer(pid), pid, 0)
+
+    return router
+
+
+def _address(body: DataAddressBody) -> DataAddress:
+    return DataAddress(
+        endpoint_type=body.endpoint_type, endpoint=body.endpoint, properties=tuple(body.properties.items())
+    )
