@@ -30,6 +30,11 @@ from connector.sandbox.ladder import Ladder, Limits, probe
 from connector.sandbox.landlock import library_paths
 
 _MESSAGE_BYTES = 1 << 16
+_TOLD = {
+    "violation": "file access outside the step",
+    "memory": "allocation refused",
+    "output": "a file over the size limit",
+}
 _KILLED_BY_SYSTEM = "killed by the system, which was out of memory"
 
 
@@ -57,6 +62,7 @@ class ForkServer:
         self._ladder = ladder
         self._idle_seconds = idle_seconds
         self._libraries = library_paths()
+        self._names = _error_names()
         self._selector = selectors.DefaultSelector()
         self._selector.register(listening, selectors.EVENT_READ, self._accept)
         self._steps: dict[int, _Running] = {}
@@ -152,10 +158,15 @@ class ForkServer:
             running.listener = descriptors[0]
             self._selector.register(running.listener, selectors.EVENT_READ, lambda _: self._stopped(running))
         elif message[:1] == step.FAILED and running.failure is None:
-            kind, _, detail = message[1:].decode(errors="replace").partition(" ")
-            running.failure = (kind if kind in {"violation", "memory", "output"} else "crash", detail)
+            running.failure = self._said(message[1:].decode(errors="replace").split())
         elif not message:
             self._selector.unregister(running.report)
+
+    def _said(self, words: list[str]) -> tuple[str, str]:
+        """Return the failure a step tells of; of its words only names that the server knows go on, never free text."""
+        if words and words[0] in _TOLD:
+            return words[0], _TOLD[words[0]]
+        return "crash", " ".join(word for word in words[1:3] if word in self._names) or "an error of its own"
 
     def _stopped(self, running: _Running) -> None:
         assert running.listener is not None  # noqa: S101 - registered only with a listener
@@ -203,6 +214,17 @@ class ForkServer:
         with contextlib.suppress(BlockingIOError):
             while running.report in self._selector.get_map():
                 self._reported(running)
+
+
+def _error_names() -> frozenset[str]:
+    """Return the names and codes of all exceptions loaded now, before any step."""
+    names: set[str] = set()
+    waiting: list[type[BaseException]] = [BaseException]
+    while waiting:
+        kind = waiting.pop()
+        waiting += type.__subclasses__(kind)
+        names |= {kind.__name__, str(getattr(kind, "code", ""))}
+    return frozenset(names - {""})
 
 
 def _failure(status: int) -> tuple[str, str] | None:

@@ -2,11 +2,9 @@
 
 import errno
 import os
-import re
 import resource
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,6 @@ from connector.sandbox import kernel
 from connector.sandbox.ladder import Ladder, Limits, climb
 
 READY, LISTENER, FAILED = b"R", b"L", b"F"
-_PLAIN = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def run_in_child(
@@ -63,18 +60,12 @@ def _cut_loose(report: socket.socket) -> None:
     os.closerange(kept + 1, min(highest, 1 << 20))
 
 
-def _kind(error: BaseException) -> tuple[str, str]:
-    """Return (failure kind, detail); only names go out, since a message may hold data."""
+def _kind(error: BaseException) -> list[str]:
+    """Return the failure's kind and, for a crash, the error's name and code; a message may hold data and stays here."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
-        return "memory", "allocation refused"
+        return ["memory"]
     if isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV}:
-        return "violation", "file access outside the step"
+        return ["violation"]
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        return "output", "a file over the size limit"
-    names = [type(error).__name__, str(getattr(error, "code", ""))]
-    place = sys.exc_info()[2]
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    if place is not None:
-        names.append(f"{Path(place.tb_frame.f_code.co_filename).stem}-line-{place.tb_lineno}")
-    return "crash", " ".join(_PLAIN.sub("", name)[:60] for name in names if name)
+        return ["output"]
+    return ["crash", type(error).__name__, str(getattr(error, "code", ""))]

@@ -52,6 +52,10 @@ def _segfault(_out: Path, _path: str) -> None:
     ctypes.string_at(0)
 
 
+def _tell(_out: Path, _path: str) -> None:
+    raise type("Learner4711AnsweredWrongly", (Exception,), {})
+
+
 def _raise(_out: Path, _path: str) -> None:
     raise ValueError("learner 4711 answered wrongly")
 
@@ -79,5 +83,6 @@ _ACTS = {
     "nothing": lambda out, path: None,
     "segfault": _segfault,
     "raise": _raise,
+    "tell": _tell,
     "environment": _probe_environment,
 }

@@ -100,12 +100,12 @@ def test_a_step_without_end_is_stopped(sandbox: Sandbox, tmp_path: Path, name: s
     assert time.monotonic() - begin < 5
 
 
-def test_a_failure_says_the_kind_of_error_and_no_data(sandbox: Sandbox, tmp_path: Path) -> None:
-    """An exception's message stays inside, since it may name a learner."""
+@pytest.mark.parametrize(("name", "detail"), [("raise", "ValueError"), ("tell", "an error of its own")])
+def test_a_failure_says_the_kind_of_error_and_no_data(sandbox: Sandbox, tmp_path: Path, name: str, detail: str) -> None:
+    """An exception's message stays inside, since it may name a learner; so does a name made up for the purpose."""
     with pytest.raises(SandboxError) as caught:
-        act(sandbox, tmp_path, "raise")
-    assert caught.value.kind == "crash"
-    assert "ValueError" in caught.value.detail
+        act(sandbox, tmp_path, name)
+    assert (caught.value.kind, caught.value.detail) == ("crash", detail)
     assert "4711" not in str(caught.value)
 
 
