@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 
 from connector.http.access import PeerVerifier
@@ -15,6 +15,8 @@ from connector.http.problems import install_problem_handlers
 from connector.identity.operators import OperatorVerifier
 from connector.observability import RequestLog
 from connector.settings import Settings
+
+ExceptionHandler = Callable[[Request, Exception], Response]
 
 VERSION = "0.1.0"
 
@@ -44,6 +46,7 @@ class Wiring:
     routers: tuple[APIRouter, ...] = ()
     drivers: tuple[Driver, ...] = ()
     probes: tuple[Probe, ...] = ()
+    handlers: tuple[tuple[type[Exception], ExceptionHandler], ...] = ()
     closing: tuple[Callable[[], None], ...] = ()
     metrics: CollectorRegistry = dataclasses.field(default_factory=CollectorRegistry)
 
@@ -79,6 +82,8 @@ def create_app(settings: Settings, wiring: Wiring) -> FastAPI:
     app.state.peers = wiring.peers
     app.state.operators = wiring.operators
     install_problem_handlers(app)
+    for kind, handler in wiring.handlers:
+        app.add_exception_handler(kind, handler)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLog, metrics=wiring.metrics)
     app.include_router(health_router(wiring.probes, wiring.metrics))

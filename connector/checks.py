@@ -6,12 +6,13 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from connector.foundation import lay_foundation
 from connector.identity.errors import IdentityFileError, UnauthorizedError
 from connector.identity.files import read_secret
 from connector.identity.operators import read_key_set
 from connector.settings import Settings
 from connector.storage.migrate import DatabaseUnavailableError, SchemaVersionError
-from connector.wiring import broker_probe, lay_foundation
+from connector.wiring import broker_probe
 
 _OURS = (IdentityFileError, UnauthorizedError, SchemaVersionError, DatabaseUnavailableError)
 

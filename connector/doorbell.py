@@ -57,7 +57,7 @@ class Doorbell:
             self._send(app, *ring)
         app.close()
 
-    def _send(self, app: Any, task: str, key: str) -> None:  # noqa: ANN401 - a Celery app, typed nowhere
+    def _send(self, app: Any, task: str, key: str) -> None:
         try:
             app.send_task(task, args=[key], queue=TASKS[task].queue, ignore_result=True, retry=False)
         except Exception as error:  # noqa: BLE001 - whatever the broker's client raises, the sweep rings again

@@ -11,9 +11,10 @@ from fastapi import FastAPI
 
 from connector.app import create_app
 from connector.enrolment import Enrolment, admit_request, create_authority, create_participant
+from connector.foundation import lay_foundation
 from connector.settings import Settings
 from connector.storage.migrate import upgrade
-from connector.wiring import lay_foundation, wire_api
+from connector.wiring import wire_api
 
 # Paths by document; the first prefix that fits decides.
 DOCUMENTS: Mapping[str, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ from contracts.service import ContractService
 from contracts.states import Role
 from contracts.transfers import TransferState
 from learning import provide
-from learning.jobs import JOB_ENDS, Job, Member, Participation, ParticipationState, PlanState, ReceivedPlan
+from learning.jobs import Job, JobState, Member, Participation, ParticipationState, PlanState, ReceivedPlan
 from learning.node import Node
 from learning.ports import AgreementTerms, Records, Store, TransferView
 from policies.errors import PolicyFormatError
@@ -26,9 +26,19 @@ AUTHORIZATION = "authorization"
 class TrainingContracts:
     """``learning.ports.Contracts`` over the contracts room."""
 
-    def __init__(self, service: ContractService) -> None:
-        """Read agreements and command transfers of ``service``."""
-        self._service = service
+    def __init__(self) -> None:
+        """Wait for :meth:`serve`: the service's transfers ask the learning room, which asks these contracts."""
+        self._opened: ContractService | None = None
+
+    def serve(self, service: ContractService) -> None:
+        """Read agreements and command transfers of ``service`` from now on."""
+        self._opened = service
+
+    @property
+    def _service(self) -> ContractService:
+        if self._opened is None:
+            raise RuntimeError("serve() comes first")
+        return self._opened
 
     def agreement(self, agreement_id: str) -> AgreementTerms | None:
         """Return an agreement that is finalized; its policy's validity is asked anew at each round."""
@@ -128,10 +138,7 @@ def on_transfer_state(node: Node, now: Callable[[], datetime]) -> Callable[[Agre
 
     def told(_record: AgreementRecord, transfer: Transfer) -> None:
         if transfer.role is Role.CONSUMER:
-            for job_id in node.store.run("job.of_transfer", lambda records: _jobs(records, transfer.pid)):
-                node.store.run(
-                    "job.wake", lambda records, job_id=job_id: records.enqueue("learning.recruit", job_id, now())
-                )
+            node.store.run("job.wake", lambda records: _wake(records, transfer.pid, now()))
         elif transfer.state in (TransferState.TERMINATED, TransferState.COMPLETED):
             reason = "; ".join(transfer.reasons) or "no reason given"
             for job_id in node.store.run("part.of_transfer", lambda records: _parts(records, transfer.pid)):
@@ -140,14 +147,14 @@ def on_transfer_state(node: Node, now: Callable[[], datetime]) -> Callable[[Agre
     return told
 
 
-def _jobs(records: Records, transfer_pid: str) -> list[str]:
-    found = [member.job_id for member in records.select(Member) if member.transfer_pid == transfer_pid]
-    jobs = [records.get(Job, job_id) for job_id in found]
-    return [job.job_id for job in jobs if job is not None and job.state not in JOB_ENDS]
+def _wake(records: Records, transfer_pid: str, now: datetime) -> None:
+    for member in records.select(Member):
+        job = records.get(Job, member.job_id) if member.transfer_pid == transfer_pid else None
+        if job is not None and job.state is JobState.RECRUITING:
+            records.enqueue("learning.recruit", job.job_id, now)
 
 
 def _parts(records: Records, transfer_pid: str) -> list[str]:
     over = (ParticipationState.ENDED, ParticipationState.STOPPED)
     parts = records.select(Participation)
     return [part.job_id for part in parts if part.transfer_pid == transfer_pid and part.state not in over]
-

@@ -1,115 +1,40 @@
-"""The composition root of the API process: rooms and adapters, from settings. Nothing here loads torch.
+"""The composition root of the API process: the rooms, their routes and what runs beside them. Nothing here loads torch."""
 
-:func:`lay_foundation` makes what API and worker processes both stand on: database, identity, peers. :func:`wire_api`
-puts the rooms on it.
-"""
-
-import dataclasses
 import socket
-from datetime import UTC, datetime
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from connector.app import Wiring
+from connector.doorbell import Doorbell
+from connector.drivers.outbox import Senders
+from connector.drivers.sweep import WorkSweep
+from connector.drivers.wire import MembershipPeers
+from connector.foundation import Foundation
+from connector.http.consents import consent_router
+from connector.http.datasets import datasets_router
+from connector.http.dsp import dsp_router, version_router
 from connector.http.health import Probe
+from connector.http.jobs import jobs_router
+from connector.http.learning import learning_problem, learning_router
+from connector.http.negotiations import negotiations_router
 from connector.http.peers import peers_router
+from connector.http.transfers import transfers_router
 from connector.http.wellknown import wellknown_router
 from connector.identity.did import did_document
-from connector.identity.errors import IdentityFileError
-from connector.identity.files import read_authority, read_secret, read_signer, read_text
-from connector.identity.membership import Authority, Clock, PeerIdentity, verify_membership
+from connector.identity.errors import UnauthorizedError
+from connector.identity.files import read_secret
+from connector.identity.learners import JwtLearnerVerifier, LearnerIdentity
 from connector.identity.operators import OperatorVerifier
-from connector.identity.tokens import IdentityIssuer, IdentityVerifier
-from connector.peers.client import PeerClient, Transport
-from connector.peers.directory import PeerDirectory, admit
+from connector.identity.tokens import IdentityVerifier
 from connector.peers.greeter import Greeter
+from connector.rooms import NoTrainer, Rooms, lay_rooms
 from connector.settings import Settings
-from connector.storage.database import Database
 from connector.storage.migrate import require_current
 from connector.storage.peers import SqlPeerStore
-from policies.signing import Signer
+from learning.errors import LearningError
+from policies.jsonld import compact_to_dsp
 
 _BROKER_PORT = 6379
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Foundation:
-    """What every process of a participant stands on."""
-
-    settings: Settings
-    now: Clock
-    database: Database
-    signer: Signer
-    authority: Authority
-    identity: PeerIdentity
-    membership: str
-    issuer: IdentityIssuer
-    directory: PeerDirectory
-    client: PeerClient
-
-    def admit(self, address: str) -> PeerIdentity:
-        """Get to know the participant at a typed address; see :func:`connector.peers.directory.admit`."""
-        return admit(address, client=self.client, directory=self.directory, authority=self.authority, now=self.now)
-
-    def close(self) -> None:
-        """Close connections to peers and to the database."""
-        self.client.close()
-        self.database.close()
-
-
-def utc_now() -> datetime:
-    """Return the time by this machine's clock; everything below the wiring is given a clock."""
-    return datetime.now(UTC)
-
-
-def lay_foundation(settings: Settings, *, now: Clock = utc_now, transport: Transport | None = None) -> Foundation:
-    """Read keys and membership, open the database, know the peers.
-
-    Args:
-        settings: the participant's configuration.
-        now: the clock.
-        transport: how calls to peers travel, if not over sockets.
-
-    Raises:
-        IdentityFileError: a key, membership or authority file is missing or does not fit the others.
-        UnauthorizedError: the membership does not hold.
-        SchemaVersionError: the database must be migrated first.
-        DatabaseUnavailableError: it cannot be opened.
-    """
-    signer = read_signer(settings.identity.key, settings.participant.id)
-    authority = read_authority(settings.identity.authority)
-    credential = read_text(settings.identity.membership)
-    identity = verify_membership(credential, authority, now()).identity
-    _check_fit(settings, signer, identity)
-    database = Database(settings.storage.database_url)
-    try:
-        require_current(database)
-    except Exception:
-        database.close()
-        raise
-    issuer = IdentityIssuer(signer=signer, membership=credential, now=now)
-    directory = PeerDirectory(SqlPeerStore(database))
-    for address in settings.peers.addresses:
-        directory.allow(address)
-    client = PeerClient(
-        issuer=issuer,
-        permits=directory.permits,
-        connect_seconds=settings.peers.connect_seconds,
-        read_seconds=settings.peers.read_seconds,
-        ca_file=settings.peers.ca_file,
-        transport=transport,
-    )
-    return Foundation(
-        settings=settings,
-        now=now,
-        database=database,
-        signer=signer,
-        authority=authority,
-        identity=identity,
-        membership=credential,
-        issuer=issuer,
-        directory=directory,
-        client=client,
-    )
 
 
 def wire_api(foundation: Foundation) -> Wiring:
@@ -128,9 +53,22 @@ def wire_api(foundation: Foundation) -> Wiring:
         jwks=settings.management.jwks,
         now=foundation.now,
     )
+    doorbell = Doorbell(settings)
+    senders = Senders(clock=foundation.now)
+    rooms = lay_rooms(foundation, ring=doorbell.ring, doorbell=senders, trainer=NoTrainer())
+    senders.serve(rooms.contracts)
+    peers = MembershipPeers(SqlPeerStore(foundation.database))
     routers = (
         wellknown_router(did_document(foundation.identity, foundation.membership)),
+        version_router(),
         peers_router(foundation.directory, foundation.admit),
+        dsp_router(rooms.contracts, compact_to_dsp),
+        datasets_router(rooms.contracts, peers),
+        negotiations_router(rooms.contracts, peers),
+        transfers_router(rooms.contracts),
+        consent_router(rooms.consents, _learners(settings, foundation)),
+        jobs_router(rooms.node),
+        learning_router(rooms.node, rooms.tokens, lambda pid: _transfer_state(rooms, pid)),
     )
     database = Probe(name="database", check=lambda: require_current(foundation.database), required=True)
     broker = broker_probe(settings)
@@ -138,10 +76,39 @@ def wire_api(foundation: Foundation) -> Wiring:
         peers=verifier,
         operators=operators,
         routers=routers,
-        drivers=(Greeter(settings.peers.addresses, foundation.admit),),
+        drivers=(
+            Greeter(settings.peers.addresses, foundation.admit),
+            senders,
+            doorbell,
+            WorkSweep(rooms.book, doorbell.ring, foundation.now),
+        ),
         probes=(database,) if broker is None else (database, broker),
+        handlers=((LearningError, learning_problem),),
         closing=(foundation.close,),
     )
+
+
+def _learners(settings: Settings, foundation: Foundation) -> Callable[[str | None], LearnerIdentity]:
+    """Return how learners are recognised: by the configured issuer's tokens, or not at all."""
+    if settings.consent.issuer is None or settings.consent.jwks is None:
+
+        def nobody(_header: str | None) -> LearnerIdentity:
+            raise UnauthorizedError(
+                "no-issuer", "this participant has no issuer of learners' tokens ([consent] issuer)"
+            )
+
+        return nobody
+    return JwtLearnerVerifier.from_file(
+        issuer=settings.consent.issuer,
+        jwks=settings.consent.jwks,
+        audience=settings.participant.id,
+        now=foundation.now,
+    ).verify
+
+
+def _transfer_state(rooms: Rooms, pid: str) -> str | None:
+    found = rooms.contracts.store.transfer(pid)
+    return None if found is None else str(found.state)
 
 
 def broker_probe(settings: Settings) -> Probe | None:
@@ -156,13 +123,3 @@ def broker_probe(settings: Settings) -> Probe | None:
             pass
 
     return Probe(name="broker", check=check, required=False)
-
-
-def _check_fit(settings: Settings, signer: Signer, identity: PeerIdentity) -> None:
-    file = settings.identity.membership
-    if identity.public_key != signer.public_key:
-        raise IdentityFileError(f"{file}: is bound to another key than {settings.identity.key}")
-    if identity.participant_id != settings.participant.id:
-        raise IdentityFileError(f"{file}: names another participant than [participant] id in {settings.file}")
-    if identity.address != settings.server.public_url:
-        raise IdentityFileError(f"{file}: names another address than [server] public_url in {settings.file}")

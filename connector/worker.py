@@ -28,6 +28,13 @@ class WorkerWiring:
 
 def create_worker(settings: Settings, wiring: WorkerWiring) -> Any:  # Celery has no types.
     """Return the Celery app of one participant with its tasks registered."""
+    app = create_publisher(settings)
+    wiring.register(app)
+    return app
+
+
+def create_publisher(settings: Settings) -> Any:  # Celery has no types.
+    """Return a Celery app without tasks: enough to send messages by task name."""
     app = Celery(f"orchard-{settings.broker.prefix}", broker=settings.broker.url, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
@@ -48,7 +55,11 @@ def create_worker(settings: Settings, wiring: WorkerWiring) -> Any:  # Celery ha
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
         enable_utc=True,
+        # A publisher must fail, not hang, when the broker is away.
+        broker_connection_timeout=2.0,
+        broker_pool_acquire_timeout=2.0,
         broker_transport_options={
+            "socket_connect_timeout": 2.0,
             "global_keyprefix": f"{settings.broker.prefix}.",
             "visibility_timeout": _VISIBILITY_SECONDS,
             # The defaults look for a dead worker's messages every 100 s.
@@ -56,11 +67,12 @@ def create_worker(settings: Settings, wiring: WorkerWiring) -> Any:  # Celery ha
             "unacked_restore_throttle": 1,
         },
     )
-    wiring.register(app)
     return app
 
 
 def run_worker(app: Any, *, queues: Sequence[str], concurrency: int, name: str) -> None:
     """Work until told to stop; the process's signals are Celery's from here on."""
     arguments = ["worker", "--queues", ",".join(queues), "--concurrency", str(concurrency), "--hostname", name]
-    app.worker_main([*arguments, "--without-gossip", "--without-mingle", "--loglevel", "WARNING"])
+    # Threads: a step runs in a sandboxed process of its own, and nothing in this process imports torch.
+    quiet = ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
+    app.worker_main([*arguments, "--pool", "threads", *quiet])

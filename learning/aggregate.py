@@ -144,6 +144,9 @@ def order_release(node: Node, consumer: str, job_id: str, number: int, attempt: 
             raise RefusedError("not-signed", "this seat has not signed a set in this attempt")
         if row.release_order == order:
             return
+        if row.state is SeatState.RELEASING:
+            # The share under way may have arrived although its answer did not; it is acknowledged before a further one.
+            raise NotYetError("an earlier share of this seat is still on its way")
         records.save(dataclasses.replace(row, state=SeatState.RELEASING, release_order=order))
         records.enqueue("learning.release", f"{job_id}|{number}|{attempt}", now)
 

@@ -129,7 +129,7 @@ def receive_share(
         round=number,
         attempt=attempt,
         seat=header.column,
-        number=0 if header.released is None else 1 + len(header.released),
+        number=len(header.lost),
         document=dict(document),
         vector=node.blobs.put(vector),
     )

@@ -94,7 +94,14 @@ def contribute(node: Node, key: str) -> Later | None:
     if node.now() >= step.deadline:
         return _fail(node, step, "too-late", "the round's deadline passed before the step was done")
     plan = plan_of(node, part)
-    answer = node.gate.check(part.agreement_id, plan.purpose, plan.algorithm_class, plan.cohort_floor)
+    answer = node.gate.check(
+        part.agreement_id,
+        plan.purpose,
+        plan.algorithm_class,
+        plan.cohort_floor,
+        job_id=job_id,
+        round_number=number,
+    )
     if not answer.allowed:
         return _fail(node, step, "not-allowed", "; ".join(answer.reasons) or "the usage gate says no")
     try:

@@ -154,8 +154,10 @@ class Gate(Protocol):
         """Say whether enough learners consent; the number itself is not given."""
         ...
 
-    def check(self, agreement_id: str, purpose: str, algorithm_class: str, floor: int) -> GateAnswer:
-        """Decide about one round."""
+    def check(
+        self, agreement_id: str, purpose: str, algorithm_class: str, floor: int, *, job_id: str, round_number: int
+    ) -> GateAnswer:
+        """Decide about one round, and log the decision under job and round."""
         ...
 
     def used(self, agreement_id: str, job_id: str, round_number: int, subjects: frozenset[str]) -> None:

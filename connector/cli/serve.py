@@ -1,6 +1,5 @@
 """Commands that run a participant: serve and worker."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +24,11 @@ def serve(folder: Folder) -> None:
 
     from connector.app import create_app
     from connector.checks import listen
+    from connector.foundation import lay_foundation
     from connector.observability import configure_logging
     from connector.packaging_check import require_own_packages
     from connector.settings import Settings
-    from connector.wiring import lay_foundation, wire_api
+    from connector.wiring import wire_api
 
     settings = Settings.load(folder)
     configure_logging(settings.server.log)
@@ -55,7 +55,8 @@ def serve(folder: Folder) -> None:
 def worker(
     folder: Folder,
     queues: Annotated[str, typer.Option(help="Which queues to work on, by comma.")] = "control,train,aggregate",
-    concurrency: Annotated[int, typer.Option(help="How many tasks at once.", min=1, max=64)] = 2,
+    concurrency: Annotated[int, typer.Option(help="How many tasks at once.", min=1, max=64)] = 4,
+    name: Annotated[str, typer.Option(help="This worker's name; one process at a time may bear it.")] = "worker-1",
 ) -> None:
     """Do a participant's learning work until told to stop."""
     from connector.observability import configure_logging
@@ -73,10 +74,10 @@ def worker(
         raise SettingsError([f"{settings.file}: [broker] url is empty; a worker needs the broker it listens to"])
     configure_logging(settings.server.log)
     require_own_packages()
-    wiring = lay_worker(settings)
+    wiring = lay_worker(settings, name)
     app = create_worker(settings, wiring)
     try:
-        run_worker(app, queues=wanted, concurrency=concurrency, name=f"{'-'.join(wanted)}-{os.getpid()}@orchard")
+        run_worker(app, queues=wanted, concurrency=concurrency, name=f"{name}@{settings.broker.prefix}")
     finally:
         for close in wiring.closing:
             close()

@@ -197,7 +197,9 @@ def _provider_routes(router: APIRouter, node: Node) -> None:
         return [_received(plan) for plan in found]
 
     @router.post("/received-plans/{digest}/approve")
-    def approve(_operator: Writer, digest: str, agreement_id: Annotated[str, Query()], body: Decision) -> dict[str, Any]:
+    def approve(
+        _operator: Writer, digest: str, agreement_id: Annotated[str, Query()], body: Decision
+    ) -> dict[str, Any]:
         """Approve a pending plan by its digest."""
         return _received(provide.decide_plan(node, digest, agreement_id, approve=True, reason=body.reason))
 

@@ -54,9 +54,7 @@ def as_problem(error: LearningError) -> ProblemError:
     return ProblemError(status, error.code, "The learning node refused the request", str(error))
 
 
-def learning_router(
-    node: Node, tokens: TransferTokens, transfer_state: Callable[[str], str | None]
-) -> APIRouter:
+def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable[[str], str | None]) -> APIRouter:
     """Return the routes under ``/learning``.
 
     Args:
@@ -213,4 +211,3 @@ def _plan(received: ReceivedPlan) -> dict[str, Any]:
 
 def _part(part: Participation) -> dict[str, Any]:
     return {"job_id": part.job_id, "state": part.state, "reason": part.reason, "approval": part.approval}
-

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from datetime import datetime
-from functools import cache
 from typing import Any, TypeVar, cast
 
 import pydantic
@@ -38,9 +37,7 @@ _TABLES: dict[type, Table] = {
 _LOST_AFTER_SECONDS = 2.0
 
 
-@cache
-def _adapter(kind: type) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(kind)
+_ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {kind: pydantic.TypeAdapter(kind) for kind in _TABLES}
 
 
 class SqlRecords:
@@ -85,7 +82,7 @@ class SqlRecords:
         """Return the records whose key begins with ``prefix``, in key order."""
         table = _TABLES[kind]
         statement = select(table.c.value).where(*_where(table, prefix)).order_by(*table.primary_key)
-        return [cast("T", _adapter(kind).validate_python(value)) for (value,) in self._connection.execute(statement)]
+        return [cast("T", _ADAPTERS[kind].validate_python(value)) for (value,) in self._connection.execute(statement)]
 
     def enqueue(self, task: str, key: str, due_at: datetime) -> None:
         """Make a piece of work due; the same task and key twice is one piece, at the earlier time."""
@@ -111,7 +108,7 @@ class SqlRecords:
         if lock:
             statement = statement.with_for_update()
         value = self._connection.execute(statement).scalar()
-        return None if value is None else cast("T", _adapter(kind).validate_python(value))
+        return None if value is None else cast("T", _ADAPTERS[kind].validate_python(value))
 
 
 class SqlLearningStore:
@@ -248,7 +245,7 @@ class WorkBook:
 
 def _row(value: object) -> dict[str, Any]:
     table = _TABLES[type(value)]
-    encoded = _adapter(type(value)).dump_python(value, mode="json")
+    encoded = _ADAPTERS[type(value)].dump_python(value, mode="json")
     row = {column.name: encoded[column.name] for column in table.primary_key}
     return row | {"state": encoded.get("state"), "value": encoded}
 

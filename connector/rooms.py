@@ -1,0 +1,153 @@
+"""The rooms put together over a foundation: contracts, consents, learning, and the doors between them.
+
+API and worker processes stand on the same rooms; they differ in who sends messages, who trains, and what is routed.
+"""
+
+import dataclasses
+import hmac
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from connector.datasets.snapshots import ParticipantSnapshots
+from connector.datasets.usage import UsageGate
+from connector.drivers.wire import DSP_PATH, PeerWire
+from connector.foundation import Foundation
+from connector.identity.files import read_secret
+from connector.identity.membership import verify_membership
+from connector.identity.transfers import TransferTokens
+from connector.peers.learning import HttpLearningPeers
+from connector.storage.blobs import FolderBlobs
+from connector.storage.consents import SqlConsentStore
+from connector.storage.contracts import ContractStore
+from connector.storage.decisions import SqlDecisionLog
+from connector.storage.learning import SqlLearningStore, WorkBook
+from connector.training_contracts import TrainingContracts, on_transfer_state, start_address
+from contracts.behaviour import AutomaticBehaviour, AutomaticTransfers
+from contracts.ports import Doorbell
+from contracts.service import ContractService, OwnSide, open_contracts
+from learning.errors import StepFailedError
+from learning.jobs import Participation, ParticipationState
+from learning.node import MemberFacts, Node
+from learning.ports import Records, SandboxOutput, Trainer
+from policies.gate import PolicyGate
+from policies.service import ConsentService
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rooms:
+    """What routes, drivers and tasks are bound to."""
+
+    contracts: ContractService
+    consents: ConsentService
+    node: Node
+    tokens: TransferTokens
+    book: WorkBook
+
+
+class NoTrainer:
+    """The trainer of an API process: training belongs to workers."""
+
+    def run(self, step: Any, weights: bytes, snapshot: Path) -> SandboxOutput:  # noqa: ARG002 - the port's signature
+        """Refuse."""
+        raise StepFailedError("no-trainer", "an API process does not train; start a worker", final=False)
+
+
+def lay_rooms(
+    foundation: Foundation, *, ring: Callable[[str, str], None], doorbell: Doorbell, trainer: Trainer
+) -> Rooms:
+    """Return the rooms of one process.
+
+    Args:
+        foundation: database, identity, peers.
+        ring: the doorbell of learning work (task, key).
+        doorbell: the doorbell of DSP messages.
+        trainer: what runs a training step here.
+    """
+    settings, now = foundation.settings, foundation.now
+    store = SqlLearningStore(foundation.database, ring, now)
+    gate = PolicyGate(now=now)
+    pseudonym_key = bytes.fromhex(read_secret(settings.consent.pseudonym_key))
+    consents = ConsentService(
+        store=SqlConsentStore(foundation.database),
+        signer=foundation.signer,
+        secret=pseudonym_key,
+        now=now,
+        new_id=new_id,
+        on_change=lambda dataset_id, _purpose: wake_cohorts(store, dataset_id, now),
+    )
+    training = TrainingContracts()
+    contract_store = ContractStore(foundation.database)
+    tokens = TransferTokens(signer=foundation.signer, now=now)
+    node = Node(
+        participant_id=foundation.identity.participant_id,
+        organisation=foundation.identity.organisation,
+        signer=foundation.signer,
+        membership=foundation.membership,
+        secret=hmac.digest(foundation.signer.private_key.private_bytes_raw(), b"orchard/node-secret/1", "sha256"),
+        check_membership=lambda credential: member_facts(foundation, credential),
+        store=store,
+        blobs=FolderBlobs(settings.storage.blobs),
+        peers=HttpLearningPeers(foundation.client, foundation.directory),
+        contracts=training,
+        gate=UsageGate(
+            agreements=contract_store, consents=consents, decisions=SqlDecisionLog(foundation.database), now=now
+        ),
+        snapshots=ParticipantSnapshots(settings, pseudonym_key),
+        trainer=trainer,
+        now=now,
+        new_id=new_id,
+        automatic_approval=settings.learning.approval == "automatic",
+    )
+    contracts = open_contracts(
+        store=contract_store,
+        gate=gate,
+        participant=OwnSide(id=node.participant_id, dsp_url=foundation.identity.address + DSP_PATH),
+        signer=foundation.signer,
+        calls=PeerWire(foundation.client),
+        doorbell=doorbell,
+        behaviour=AutomaticBehaviour(),
+        transfer_behaviour=AutomaticTransfers(
+            start_address=start_address(store, tokens, foundation.identity.address),
+            on_transfer_state=on_transfer_state(node, now),
+            retry_seconds=1.0,
+        ),
+        clock=now,
+        ids=new_id,
+    )
+    training.serve(contracts)
+    return Rooms(contracts=contracts, consents=consents, node=node, tokens=tokens, book=WorkBook(foundation.database))
+
+
+def new_id() -> str:
+    """Return a fresh ``urn:uuid:`` id."""
+    return f"urn:uuid:{uuid.uuid4()}"
+
+
+def member_facts(foundation: Foundation, credential: str) -> MemberFacts:
+    """Return what a membership credential says, once the authority's signature has verified; remember the member.
+
+    A member that is vouched for may be called: seats of one job meet in its manifest.
+    """
+    membership = verify_membership(credential, foundation.authority, foundation.now())
+    foundation.directory.learn(membership)
+    identity = membership.identity
+    return MemberFacts(
+        participant_id=identity.participant_id,
+        name=identity.name,
+        organisation=identity.organisation,
+        address=identity.address,
+        public_key=identity.public_key,
+    )
+
+
+def wake_cohorts(store: SqlLearningStore, dataset_id: str, now: Callable[[], Any]) -> None:
+    """Look again at the jobs that wait for consents to a dataset."""
+
+    def work(records: Records) -> None:
+        for part in records.select(Participation):
+            if part.dataset_id == dataset_id and part.state is ParticipationState.WAITING_FOR_CONSENT:
+                records.enqueue("learning.check_cohort", part.job_id, now())
+
+    store.run("cohort.wake", work)
