@@ -1,7 +1,9 @@
 """The consent store and service on both databases."""
 
+import hashlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -310,3 +312,64 @@ def test_ten_thousand_consents_are_imported_in_seconds_and_asked_in_one_query(ri
     start = time.process_time()
     assert len(rig.service.consenting(DATASET, PURPOSE)) == 10_000
     assert time.process_time() - start < 0.15
+
+
+def test_two_first_answers_at_once_are_one_after_the_other(rig: ConsentRig) -> None:
+    """Many threads that answer for one learner leave one record and one whole chain."""
+
+    def say(number: int) -> str:
+        try:
+            rig.service.grant(adult(), answer(f"e{number}"))
+        except ConsentStateError:
+            return "already"
+        return "granted"
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(say, range(16)))
+    assert sorted(set(said)) == ["already", "granted"]
+    assert said.count("granted") == 1
+    record = rig.service.records(adult())[0]
+    verify_chain(rig.service.history(adult(), record.record_id), rig.signer.public_key)
+
+
+def test_the_gates_question_does_not_grow_with_history(rig: ConsentRig) -> None:
+    """A round is noted by what changed: the second costs no new row for a cohort that stayed."""
+    refs = frozenset(ref(rig, f"learner-{number}") for number in range(2000))
+    for number in (1, 2, 3):
+        use = UseSpan(
+            job_id="job-1", dataset_id=DATASET, purpose=PURPOSE, first_round=number, last_round=number, noise=""
+        )
+        rig.service.record_use(use, refs)
+    spans = rig.service.store.uses_of(sorted(refs))
+    assert len(spans) == 2000
+    assert {(span.first_round, span.last_round) for span in spans} == {(1, 3)}
+
+
+def test_random_answers_keep_gate_and_chains_true(rig: ConsentRig) -> None:
+    """Whatever people say in whatever order, exactly those whose last word is yes consent, and every chain verifies."""
+    yes: dict[str, bool] = {}
+    for turn in range(300):
+        dice = hashlib.sha256(str(turn).encode()).digest()
+        name = f"learner-{dice[0] % 25}"
+        rig.clock.advance(minutes=1)
+        records = rig.service.records(adult(name))
+        word = ["grant", "refuse", "withdraw", "renew"][dice[1] % 4]
+        try:
+            if word == "withdraw" and records:
+                rig.service.withdraw(adult(name), records[0].record_id, f"e{turn}")
+                yes[name] = False
+            elif word == "renew" and records:
+                rig.service.renew(adult(name), records[0].record_id, f"e{turn}", notice_version=1)
+                yes[name] = True
+            elif word == "grant":
+                rig.service.grant(adult(name), answer(f"e{turn}"))
+                yes[name] = True
+            elif word == "refuse":
+                rig.service.refuse(adult(name), answer(f"e{turn}"))
+                yes[name] = False
+        except ConsentStateError:
+            continue
+    assert rig.service.consenting(DATASET, PURPOSE) == {ref(rig, name) for name, said in yes.items() if said}
+    for name in yes:
+        record = rig.service.records(adult(name))[0]
+        verify_chain(rig.service.history(adult(name), record.record_id), rig.signer.public_key)
