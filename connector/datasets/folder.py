@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ class DatasetFolder:
         self._facts = settings.folder / "state" / "facts"
         self._public_url = settings.server.public_url
         self._known: dict[Path, tuple[tuple[int, int], DatasetFile]] = {}
+
+    @property
+    def place(self) -> Path:
+        """Where the dataset files are."""
+        return self._folder
 
     def paths(self) -> tuple[Path, ...]:
         """Return the dataset files, by name."""
@@ -92,16 +97,23 @@ class DatasetFolder:
         names = ", ".join(path.stem for path in self.paths()) or "none"
         raise DatasetUnknownError(f"there is no dataset {name} in {self._folder} (there: {names})")
 
+    def id_of(self, name: str) -> str:
+        """Return the id of a named dataset, also of one whose file is gone or broken but that was published.
+
+        Raises:
+            DatasetError: neither its file nor its facts say.
+        """
+        try:
+            return self.named(name).id
+        except DatasetError:
+            known = [facts for facts in self._all_facts() if facts.name == name.removesuffix(".toml")]
+            if not known:
+                raise
+            return known[0].dataset_id
+
     def facts(self, dataset_id: str) -> LocalFacts | None:
         """Return the local facts of a published dataset; None when it was never published here."""
-        for path in sorted(self._facts.glob("*.json")):
-            try:
-                found = LocalFacts(**json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError):
-                continue
-            if found.dataset_id == dataset_id:
-                return found
-        return None
+        return next((facts for facts in self._all_facts() if facts.dataset_id == dataset_id), None)
 
     def write_facts(self, facts: LocalFacts) -> Path:
         """Keep local facts in ``state/facts/NAME.json``, readable by this participant only."""
@@ -114,6 +126,10 @@ class DatasetFolder:
         partial.replace(target)
         return target
 
-    def forget_facts(self, name: str) -> None:
-        """Remove the local facts of a name; none is no error."""
-        (self._facts / f"{name}.json").unlink(missing_ok=True)
+    def _all_facts(self) -> Iterator[LocalFacts]:
+        for path in sorted(self._facts.glob("*.json")):
+            try:
+                yield LocalFacts(**json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError):
+                # What cannot be read is not known: a plan for it is refused until it is published again.
+                continue

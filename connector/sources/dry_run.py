@@ -5,6 +5,7 @@ from typing import Any
 
 from connector.sources.encoding import encode
 from connector.sources.opened import OpenedSource
+from connector.sources.snapshot import count_train_rows
 from connector.sources.source import SourceError
 from learning.splits import SPLIT_NAMES
 from learning.views import output_digest, output_spec, view_digest
@@ -33,6 +34,8 @@ class DryRun:
     columns: tuple[ColumnFacts, ...]
     split: dict[str, int]
     """Rows (outcomes) or learners (responses) that train, validate and test; empty with a problem."""
+    train_rows: int
+    """Rows (outcomes) or answers (responses) that train."""
     positive_share: float | None
     """The share of label 1, or of correct answers."""
     problem: str | None
@@ -57,10 +60,12 @@ def dry_run(source: OpenedSource) -> DryRun:
     problem: str | None = None if data.num_rows else "the view finds no row: check its parameters and the export"
     split: dict[str, int] = {}
     positive: float | None = None
+    train_rows = 0
     if problem is None:
         try:
             arrays = encode(view, table, source.parameters)
             split = {name: int((arrays["split"] == code).sum()) for code, name in enumerate(SPLIT_NAMES)}
+            train_rows = count_train_rows(arrays)
             positive = float(arrays["y" if "y" in arrays else "correct"].mean())
         except SourceError as error:
             problem = str(error)
@@ -81,6 +86,7 @@ def dry_run(source: OpenedSource) -> DryRun:
             for name in data.column_names
         ),
         split=split,
+        train_rows=train_rows,
         positive_share=positive,
         problem=problem,
     )

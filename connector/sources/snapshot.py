@@ -37,13 +37,14 @@ def build_snapshot(
     return SnapshotFacts(
         rows=table.data.num_rows,
         subjects=len(set(table.data.column(view.subject).to_pylist())),
-        train_rows=_train_rows(arrays),
+        train_rows=count_train_rows(arrays),
         digest=sha256_hex(data),
         rows_read=table.rows_read,
     )
 
 
-def _train_rows(arrays: dict[str, np.ndarray]) -> int:
+def count_train_rows(arrays: dict[str, np.ndarray]) -> int:
+    """Return how many rows (outcomes) or answers (responses) of encoded arrays train."""
     train = arrays["split"] == TRAIN
     if "offsets" in arrays:
         return int(np.diff(arrays["offsets"])[train].sum())
