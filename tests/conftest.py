@@ -6,5 +6,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.support.databases import database, database_url, postgresql_server
+from tests.support.participants import data_space
 
-__all__ = ["database", "database_url", "postgresql_server"]
+__all__ = ["data_space", "database", "database_url", "postgresql_server"]

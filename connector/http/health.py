@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, Response
@@ -42,7 +41,7 @@ def health_router(probes: Sequence[Probe], metrics: CollectorRegistry) -> APIRou
         return JSONResponse({"status": "ready" if well else "not-ready", "parts": found}, 200 if well else 503)
 
     @router.get("/metrics", dependencies=[Depends(require_scope("read"))], response_class=Response)
-    def prometheus() -> Annotated[Response, "Prometheus text format"]:
+    def prometheus() -> Response:
         """Return the process's counters in Prometheus' text format; they are for operators, so it needs a token."""
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
