@@ -136,7 +136,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def _node_rows(facts: RunFacts) -> list[MetricRow]:
     stayed = [member for member in facts.members if member.state in {"ACTIVE", "DONE"}]
     away = len(facts.members) - len(stayed)
-    left = f"; {away} invited but not there at the end" if away else ""
+    left = f"; {away} more left or refused" if away else ""
     rows = [
         MetricRow(
             group="nodes", label="Nodes", value=f"{len(stayed)} data providers, 1 AI provider{left}", how="measured"

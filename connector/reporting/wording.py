@@ -13,6 +13,7 @@ METRICS: Final = {
     "brier": "Brier score",
     "ece": "Calibration error",
 }
+SHORT: Final = {"auc": "AUC", "accuracy": "Accuracy", "loss": "Log loss"}
 LOWER_IS_BETTER: Final = frozenset({"loss", "brier", "ece"})
 _THOUSAND, _TEN = 1000.0, 10.0
 
@@ -55,6 +56,13 @@ def ai_provider_sees(aggregation: Mapping[str, Any]) -> str:
         return "each provider's update and sums; never a row"
     fewest = aggregation.get("n_min") or 2
     return f"one sum per round over at least {fewest} providers; never one provider's update, metrics or rows"
+
+
+def seat_sees(aggregation: Mapping[str, Any]) -> str:
+    """Return what a holder of a seat could see of other providers' updates."""
+    if aggregation["mode"] == "clear":
+        return "nothing: there are no seats"
+    return "masked updates that look random, and its own share of their sum"
 
 
 def differential_privacy(payload: Mapping[str, Any]) -> str:
