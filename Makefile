@@ -1,0 +1,89 @@
+# Every target does its own set-up, once. A machine needs Python 3.11 or newer, make and a C library.
+#
+#   make demo    from nothing to a finished training job on loopback
+#   make test    from nothing to green tests
+#   make check   what CI runs: lint, tests, published interfaces
+#   make bench   printed tables of what things cost
+#
+# PYTHON=python3.12       another interpreter          TORCH_INDEX=URL   a package index with a smaller build of torch
+# EXTRAS=pg,test          fewer parts (no learning)    ARGS="-k consent" passed on to pytest, demo or bench
+
+SHELL := /bin/sh
+PYTHON ?= python3
+EXTRAS ?= learning,pg,demo,test
+TORCH_INDEX ?=
+ARGS ?=
+
+comma := ,
+VENV := .venv
+BIN := $(VENV)/bin
+KEY := $(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.orchard-$(KEY)-$(subst $(comma),-,$(EXTRAS))
+
+TORCH := $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
+
+export OMP_NUM_THREADS := 1
+
+.PHONY: help setup system demo test lint check openapi bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Orchard needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "Python has no venv module; on Debian: apt-get install -y python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV), once: about 140 packages from your package index, 0.3 GB."
+ifneq (,$(findstring learning,$(EXTRAS)))
+ifeq (,$(TORCH_INDEX))
+	@echo "Training needs $(TORCH); the default build brings GPU libraries, 2.7 GB more."
+	@echo "Without a GPU, name an index with a CPU build: make TORCH_INDEX=URL $(MAKECMDGOALS)"
+else
+	$(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH)
+endif
+endif
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@rm -f $(VENV)/.orchard-*
+	@touch $@
+
+# Debian's packages that the tests run against: PostgreSQL, and what shuts in a training step.
+system:
+	@missing=; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing="postgresql"; \
+	ls /usr/lib/*/libseccomp.so.2 /lib/*/libseccomp.so.2 >/dev/null 2>&1 || missing="$$missing libseccomp2"; \
+	command -v bwrap >/dev/null 2>&1 || missing="$$missing bubblewrap"; \
+	test -z "$$missing" && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "Installing for the tests:$$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+	  echo "The tests need more; run as root: apt-get install -y --no-install-recommends $$missing" >&2; \
+	fi
+
+demo: setup
+	$(BIN)/orchard demo $(ARGS)
+
+test: setup system
+	$(BIN)/pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+	$(BIN)/orchard openapi --check
+
+openapi: setup
+	$(BIN)/orchard openapi
+
+bench: setup system
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist demo-out test-artefacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
