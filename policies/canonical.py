@@ -58,9 +58,9 @@ def _write(value: object, parts: list[str]) -> None:
         parts.append(str(value))
     elif isinstance(value, float):
         parts.append(_float(value))
-    elif isinstance(value, Mapping):
+    elif isinstance(value, (dict, Mapping)):
         _write_object(value, parts)
-    elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+    elif isinstance(value, (list, tuple, Sequence)) and not isinstance(value, (bytes, bytearray)):
         for index, item in enumerate(value):
             parts.append("," if index else "[")
             _write(item, parts)
@@ -70,10 +70,13 @@ def _write(value: object, parts: list[str]) -> None:
 
 
 def _write_object(value: Mapping[str, Any], parts: list[str]) -> None:
-    if not all(isinstance(key, str) for key in value):
-        raise CanonicalFormError("object keys must be text")
-    # RFC 8785 section 3.2.3: keys are sorted by UTF-16 code units.
-    for index, key in enumerate(sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))):
+    try:
+        ascii_only = all(map(str.isascii, value))
+    except TypeError:
+        raise CanonicalFormError("object keys must be text") from None
+    # RFC 8785 section 3.2.3: keys are sorted by UTF-16 code units, which for ASCII is how Python sorts text.
+    keys = sorted(value) if ascii_only else sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
+    for index, key in enumerate(keys):
         parts.append("," if index else "{")
         parts.append(encode_basestring(key) + ":")
         _write(value[key], parts)

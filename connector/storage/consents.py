@@ -1,5 +1,6 @@
 """Notices, consents and uses in the database: the adapter of ``policies.ports.ConsentStore``."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -50,7 +51,7 @@ class SqlConsentStore:
         statement = select(consent_records.c.subject_ref).where(_counts(dataset_id, purpose, now))
         with self._database.reading() as connection:
             # Straight to the driver's tuples: the gate asks this each round for up to 100,000 people.
-            return frozenset(row[0] for row in connection.execute(statement).cursor.fetchall())
+            return frozenset(itertools.chain.from_iterable(connection.execute(statement).cursor.fetchall()))
 
     def count(self, dataset_id: str, purpose: str, now: datetime) -> int:
         """Return how many subjects consent."""
