@@ -106,7 +106,7 @@ class Publisher:
 
     def _notice(self, file: DatasetFile, dataset: Dataset) -> Notice:
         """Return the notice in its present words: under the version in force, or under the next if they changed."""
-        notice_id = f"{file.id}#notice"
+        notice_id = f"{file.id}/notice"
         try:
             current: Notice | None = self.consents.notice(notice_id)
         except UnknownRecordError:

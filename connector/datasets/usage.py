@@ -16,7 +16,8 @@ from contracts.negotiation_service import consumer_facts
 from contracts.processes import AgreementRecord
 from contracts.states import Role
 from learning.errors import StepFailedError
-from learning.ports import GateAnswer
+from learning.jobs import PlanState, ReceivedPlan
+from learning.ports import GateAnswer, Store
 from policies.counts import band
 from policies.decision import Decision, Reason
 from policies.gate import PolicyGate
@@ -31,6 +32,24 @@ _NO_NOISE = "none"
 def _nothing(_agreement_id: str) -> Mapping[str, object]:
     """Know nothing more: a policy that constrains it denies."""
     return {}
+
+
+def approved_plan_facts(store: Store) -> Callable[[str], Mapping[str, object]]:
+    """Return ``plan_facts`` over the approved plans of the learning room: what the newest one under an agreement is."""
+
+    def read(agreement_id: str) -> Mapping[str, object]:
+        plans = [
+            plan
+            for plan in store.run("plan.facts", lambda records: records.select(ReceivedPlan))
+            if plan.agreement_id == agreement_id and plan.state is PlanState.APPROVED
+        ]
+        if not plans:
+            return {}
+        newest = max(plans, key=lambda plan: plan.received_at)
+        mode = newest.document["payload"]["aggregation"]["mode"]
+        return {"algorithm_digest": newest.plan_digest, "aggregation": mode, "output_kind": "model"}
+
+    return read
 
 
 class Agreements(Protocol):
