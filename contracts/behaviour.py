@@ -2,7 +2,8 @@
 
 Automatic agrees to what equals a published offer (and its policy allows), refuses everything else with the reason, and
 as consumer accepts an offer that equals what it asked for. Manual leaves every decision that binds us to an operator;
-only refusals that the rules demand, verification and finalisation happen by themselves.
+what follows from one (agreeing to our own offer once it is accepted, verifying, finalising) and refusals that the rules
+demand happen by themselves.
 """
 
 import dataclasses

@@ -1,14 +1,26 @@
 """Two connectors negotiate and transfer through the real routes and databases, over a wire that loses messages."""
 
+import contextlib
+import dataclasses
+import functools
+import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from connector.storage.database import Database
 from connector.storage.migrate import upgrade
 from contracts.behaviour import ManualBehaviour
+from contracts.commands import Agree
 from contracts.delivery import RetryRule
+from contracts.errors import IllegalCommandError
+from contracts.messages import Agreement
+from contracts.ports import Query
 from contracts.processes import Kind
 from contracts.states import NegotiationState, Role
 from contracts.transfers import TransferState
@@ -27,10 +39,18 @@ from tests.support.dataspace import (
 FINALIZED, TERMINATED = NegotiationState.FINALIZED, NegotiationState.TERMINATED
 
 
+@functools.cache
+def _template() -> Path:
+    """A migrated, empty database to copy: migrating anew would take most of these tests' time."""
+    made = Path(tempfile.mkdtemp()) / "empty.sqlite"
+    upgrade(f"sqlite:///{made}")
+    return made
+
+
 def _database(folder: Path, name: str) -> Database:
-    url = f"sqlite:///{folder / name}.sqlite"
-    upgrade(url)
-    return Database(url)
+    place = folder / f"{name}.sqlite"
+    shutil.copy(_template(), place)
+    return Database(f"sqlite:///{place}")
 
 
 @pytest.fixture
@@ -53,8 +73,6 @@ def sides(tmp_path: Path, wire: Wire) -> Iterator[tuple[Side, Side]]:
 
 
 def _only(side: Side, kind: Kind = Kind.NEGOTIATION):
-    from contracts.ports import Query
-
     (found,) = side.store.processes(kind, Query()).items
     return found
 
@@ -169,8 +187,6 @@ def test_provider_begins_with_an_offer_and_the_consumer_counters(tmp_path, wire)
     settle(consumer, provider)
     consumer.service.negotiations.approve(pid)
     settle(consumer, provider)
-    provider.service.negotiations.approve(_only(provider).pid)
-    settle(consumer, provider)
     assert (_only(consumer).state, _only(provider).state) == (FINALIZED, FINALIZED)
     for database in databases:
         database.close()
@@ -235,40 +251,66 @@ def test_a_peer_that_has_terminated_is_followed(sides, wire):
     assert "the peer is in TERMINATED" in _only(consumer).reasons[0]
 
 
-def test_an_agreement_that_differs_from_what_was_asked_is_refused(sides, wire):
-    """A provider that agrees to other terms is told so, and the negotiation ends."""
-    consumer, provider = sides
-    from contracts import agreement as made
-    from contracts.commands import Agree
-    import dataclasses
+@dataclasses.dataclass
+class _AgreesToOtherTerms:
+    """A provider that answers every request with an agreement about marketing."""
 
-    provider_behaviour = dataclasses.replace(provider.service.negotiations, behaviour=ManualBehaviour())
-    object.__setattr__(provider.service, "negotiations", provider_behaviour)
+    provider: str
+
+    def next(self, negotiation, assessment, *, waited):
+        """Agree to what nobody asked for."""
+        if negotiation.state is not NegotiationState.REQUESTED:
+            return None
+        agreement = Agreement(
+            id="urn:uuid:agreement",
+            target=negotiation.dataset_id,
+            assigner=self.provider,
+            assignee=negotiation.counterparty.participant_id,
+            rules=rules(MARKETING),
+        )
+        return Agree(agreement=agreement)
+
+
+def test_an_agreement_that_differs_from_what_was_asked_is_refused(tmp_path, wire):
+    """A provider that agrees to other terms is told which, and both sides end TERMINATED."""
+    clock = Clock()
+    databases = [_database(tmp_path, name) for name in ("consumer", "provider")]
+    consumer = open_side(wire, databases[0], "consumer", clock)
+    provider = open_side(
+        wire, databases[1], "provider", clock, behaviour=_AgreesToOtherTerms("did:web:provider.example")
+    )
     consumer.service.negotiations.request(provider.counterparty, asking(dataset()))
-    # The routes hold the automatic desk: take the request by hand instead.
-    consumer_pid = _only(consumer).pid
-    current = _only(consumer)
-    wrong = made.conclude(
-        dataclasses.replace(current, offer=dataclasses.replace(current.offer, rules=rules(MARKETING))),
-        id="urn:uuid:agreement",
-        provider=provider.id,
-        signer=provider.signer,
-        now=provider.clock(),
-    )
-    wrong = dataclasses.replace(wrong, assignee=consumer.id)
-    assert Agree(agreement=wrong).agreement is wrong
-    from contracts.codec import Envelope
-    from contracts.messages import ContractAgreementMessage
-    from contracts.processes import Caller
+    settle(consumer, provider)
+    assert (_only(consumer).state, _only(provider).state) == (TERMINATED, TERMINATED)
+    assert "agreement differs from what was asked; purpose" in _only(consumer).reasons[0]
+    for database in databases:
+        database.close()
 
-    message = ContractAgreementMessage(consumer_pid=consumer_pid, provider_pid="urn:p:1", agreement=wrong)
-    caller = Caller(participant_id=provider.id, address=provider.address, public_key=provider.signer.public_key)
-    consumer.service.negotiations.receive(
-        caller, consumer_pid, Envelope(message=message, message_id="urn:m:1", digest="0" * 64)
-    )
-    found = _only(consumer)
-    assert found.state is TERMINATED
-    assert "agreement differs from what was asked; purpose" in found.reasons[0]
+
+@given(fates=st.lists(st.sampled_from(["deliver", "drop", "lose", "twice"]), max_size=14), stop=st.integers(0, 12))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_lost_both_sides_come_to_the_same_end(tmp_path, fates, stop):
+    """Random losses, and an operator who may stop it midway: both sides end alike, with one process each."""
+    wire, clock = Wire(), Clock()
+    folder = tmp_path / uuid.uuid4().hex
+    folder.mkdir()
+    databases = [_database(folder, name) for name in ("consumer", "provider")]
+    consumer = open_side(wire, databases[0], "consumer", clock)
+    provider = open_side(wire, databases[1], "provider", clock)
+    provider.service.catalog.publish(dataset())
+    lot = iter(fates)
+    wire.fate = lambda *_: next(lot, "deliver")
+    started = consumer.service.negotiations.request(provider.counterparty, asking(dataset()))
+    for turn in range(stop):
+        (provider if turn % 2 else consumer).do_one()
+    if stop > 6:
+        with contextlib.suppress(IllegalCommandError):
+            consumer.service.negotiations.terminate(started.pid, ("enough",))
+    settle(consumer, provider, seconds=60)
+    for database in databases:
+        database.close()
+    ends = {_only(side).state for side in (consumer, provider) if side.store.processes(Kind.NEGOTIATION, Query()).items}
+    assert ends in ({FINALIZED}, {TERMINATED}), ends
 
 
 def test_retries_keep_the_message_id(sides, wire):
