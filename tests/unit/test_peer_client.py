@@ -10,7 +10,6 @@ import pytest
 
 from connector.peers.client import AddressRefusedError, PeerAnswerError, PeerClient, PeerUnreachableError
 
-
 _BOMB = gzip.compress(b"x" * 50_000_000)
 
 
