@@ -79,8 +79,7 @@ class ForkServer:
             if not events and not self._steps and self._idle_seconds:
                 return
             for key, _ in events:
-                # An earlier event of this batch may have closed what a later one is about.
-                if key.fileobj in self._selector.get_map():
+                if self._is_current(key):
                     key.data(key.fileobj)
             now = time.monotonic()
             for running in list(self._steps.values()):
@@ -98,6 +97,13 @@ class ForkServer:
         if deadlines:
             return max(0.0, min(deadlines) - time.monotonic())
         return None if self._steps else self._idle_seconds or None
+
+    def _is_current(self, key: selectors.SelectorKey) -> bool:
+        """An earlier event of the same batch may have closed what a later one is about, or reused its number."""
+        try:
+            return self._selector.get_key(key.fileobj) is key
+        except (KeyError, ValueError):
+            return False
 
     def _owner_gone(self, _descriptor: int) -> None:
         self._open = False
@@ -153,7 +159,10 @@ class ForkServer:
         self._selector.register(connection, selectors.EVENT_READ, lambda _: self._fail(running, "crash", "client gone"))
 
     def _reported(self, running: _Running) -> None:
-        message, descriptors, _, _ = socket.recv_fds(running.report, 512, 1)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(running.report, 512, 1)
+        except ConnectionError:
+            message, descriptors = b"", []
         if message[:1] == step.LISTENER and descriptors and running.listener is None:
             running.listener = descriptors[0]
             self._selector.register(running.listener, selectors.EVENT_READ, lambda _: self._stopped(running))

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,28 @@ def test_a_failure_says_the_kind_of_error_and_no_data(sandbox: Sandbox, tmp_path
         act(sandbox, tmp_path, name)
     assert (caught.value.kind, caught.value.detail) == ("crash", detail)
     assert "4711" not in str(caught.value)
+
+
+def test_many_steps_at_once_all_get_their_own_answer(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Good and bad steps that end in the same moment do not mix up, and the server stays."""
+    sandbox.start()
+    server = sandbox._server
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [pool.submit(_outcome, sandbox, tmp_path / str(index), _MIXED[index % 4]) for index in range(64)]
+        assert [outcome.result() for outcome in outcomes] == ["ok", "violation", "output", "crash"] * 16
+    assert sandbox._server is server
+
+
+_MIXED = ("write", "udp", "large", "raise")
+
+
+def _outcome(sandbox: Sandbox, folder: Path, name: str) -> str:
+    folder.mkdir()
+    try:
+        act(sandbox, folder, name)
+    except SandboxError as error:
+        return error.kind
+    return "ok"
 
 
 def _sleep(sandbox: Sandbox, folder: Path) -> None:
