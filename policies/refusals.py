@@ -3,6 +3,7 @@
 Inferring emotions of a person in education is forbidden by the AI Act, Regulation (EU) 2024/1689, article 5(1)(f).
 """
 
+import functools
 from collections.abc import Mapping
 
 from policies.decision import Reason, Truth
@@ -42,6 +43,7 @@ def _texts(value: object) -> list[str]:
     return []
 
 
+@functools.lru_cache(maxsize=1024)
 def _infers_emotion(name: str) -> bool:
     plain = "".join(character for character in name.casefold() if character.isalnum())
     return any(word in plain for word in _WORDS)
