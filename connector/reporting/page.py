@@ -90,7 +90,7 @@ def _key_figures(facts: RunFacts, metric: str) -> list[KeyFigure]:
     rounds = facts.training
     if rounds:
         times = sorted(value.seconds for value in rounds)
-        middle = f"{wording.seconds(times[len(times) // 2])} each in the middle"
+        middle = f"{wording.seconds(times[len(times) // 2])} each (median)"
         found.append(KeyFigure(label="Rounds of training", value=str(len(rounds)), remark=middle))
     seats = facts.aggregation.get("seats") or 0
     sums = "secure sums" if seats else "no masking"

@@ -27,7 +27,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 42.0, 84.0, 12.0, 36.0
 _CURVE_HEIGHT = 250.0
 _BARS_HEIGHT = 210.0
 _MOST_BARS = 48
-_ROW = 34.0
+_ROW, _TIGHT_ROW, _MANY = 34.0, 23.0, 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,11 @@ def curve(facts: RunFacts, metric: str) -> Drawn | None:
         f"{name} on the test rows goes from {wording.metric(points[0][1])} before training "
         f"to {wording.metric(end[1])} after {end[0]} rounds."
         + "".join(f" {title.capitalize()}: {wording.metric(value)}." for title, value in levels)
-        + (f" The band spans the lowest to the highest of {_providers(facts)} providers." if band else "")
+        + (
+            f" The band spans the lowest to the highest of {_providers(facts)} providers, its thin line the one in the middle."
+            if band
+            else ""
+        )
     )
     return Drawn(
         svg=figure(f"curve-{metric}", f"Learning curve: {name}", description, WIDTH, _CURVE_HEIGHT, parts),
@@ -101,7 +105,8 @@ def providers(facts: RunFacts, metric: str) -> Drawn | None:
     rows.sort(key=lambda row: -row[2])
     values = [value for _, own, together in rows for value in (own, together) if value is not None]
     marks = ticks(min(values), max(values), 4)
-    height = _ROW * len(rows) + 52
+    step = _ROW if len(rows) <= _MANY else _TIGHT_ROW
+    height = step * len(rows) + 52
     left = 134.0
     x = Scale(low=marks[0], high=marks[-1], start=left, end=WIDTH - 16)
     parts = [*_legend([("alone", "swatch local-only"), ("together", "swatch test")], left)]
@@ -109,7 +114,7 @@ def providers(facts: RunFacts, metric: str) -> Drawn | None:
     for mark in marks:
         parts += [line(x(mark), 24, x(mark), foot, "grid"), text(x(mark), height - 8, f"{mark:g}", anchor="middle")]
     for index, (name, own, together) in enumerate(rows):
-        parts += _dumbbell(name, own, together, x, 24 + _ROW * (index + 0.5))
+        parts += _dumbbell(name, own, together, x, 24 + step * (index + 0.5))
     label = wording.SHORT[metric]
     better = sum(1 for _, own, together in rows if own is not None and together > own)
     known = sum(1 for _, own, _ in rows if own is not None)
@@ -185,9 +190,7 @@ def _bars(
     parts.append(text((x.start + x.end) / 2, _BARS_HEIGHT - 4, "round", anchor="middle", style="axis"))
     totals = sorted(sum(parts) for _, parts in found)
     width = bars[0].last - bars[0].first + 1
-    description = (
-        f"From {form(totals[0])} to {form(totals[-1])} a round, {form(totals[len(totals) // 2])} in the middle."
-    )
+    description = f"From {form(totals[0])} to {form(totals[-1])} a round, median {form(totals[len(totals) // 2])}."
     description += f" Each bar is the mean of {width} rounds." if width > 1 else ""
     return Drawn(
         svg=figure(name, title, description, WIDTH, _BARS_HEIGHT, parts),

@@ -10,8 +10,8 @@ from connector.reporting.svg import figure, path, shortened, tag, text
 
 _MOST_ROWS = 20
 _ROW, _TOP, _BOX = 34.0, 26.0, 26.0
-_COLUMNS = ((0.0, 132.0), (170.0, 110.0), (318.0, 82.0))
-_LONGEST = (20, 17, 12)
+_COLUMNS = ((0.0, 130.0), (160.0, 132.0), (318.0, 82.0))
+_LONGEST = (18, 18, 12)
 _ALIVE = frozenset({"ACTIVE", "DONE"})
 
 
@@ -93,7 +93,7 @@ def _box(column: int, y: float, name: str, style: str, note: str | None) -> list
     words = shortened(name, _LONGEST[column])
     if note is None:
         return [*drawn, text(x + 7, y + 4, words, style="name")]
-    return [*drawn, text(x + 7, y - 1, words, style="name"), text(x + 7, y + 9.5, shortened(note, 26), style="note")]
+    return [*drawn, text(x + 7, y - 1, words, style="name"), text(x + 7, y + 9.5, shortened(note, 22), style="note")]
 
 
 def _contributor_style(facts: RunFacts, member: Member) -> str:
@@ -141,7 +141,11 @@ def _description(
     else:
         words.append("the AI provider received each update")
     lost = sum(1 for value in facts.rounds for _ in value.lost_seats)
-    tail = f" {lost} time{'s'[: lost != 1]} a seat was lost and its work passed on." if lost else ""
+    tail = (
+        f" A seat fell silent in {lost} round{'s'[: lost != 1]}; its work passed to the seats that hold the same seeds."
+        if lost
+        else ""
+    )
     tail += f" {len(away)} invited provider{'s'[: len(away) != 1]} took no part." if away else ""
     return "; ".join(words) + "." + tail
 

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 DASH: Final = "\u2013"
 METRICS: Final = {
-    "auc": "AUC, all test rows together",
-    "macro_auc": "AUC, mean over providers",
-    "small_macro_auc": "AUC, mean over small providers",
+    "auc": "AUC, pooled",
+    "macro_auc": "AUC, mean of providers",
+    "small_macro_auc": "AUC, mean of small ones",
     "accuracy": "Accuracy",
     "loss": "Log loss",
     "brier": "Brier score",
