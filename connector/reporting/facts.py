@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from connector.reporting import wording
 from connector.reporting.observations import Event, EventKind, Observations, ProviderCard
 
 PHASES = ("announce", "train", "agree", "release")
@@ -107,6 +108,10 @@ class RunFacts:
         """The cards whose operators agreed to be named, in the order given."""
         return tuple(card for card in self.observations.cards if card.named)
 
+    def last_round_of(self, participant: str) -> int | None:
+        """Return the last training round that a provider contributed to; None when there was none."""
+        return max((value.number for value in self.training if participant in value.contributors), default=None)
+
     @property
     def cpu_seconds(self) -> Mapping[str, float]:
         """Measured CPU seconds by what spent them."""
@@ -160,7 +165,7 @@ def read_facts(document: Mapping[str, Any], observations: Observations) -> RunFa
         rounds=tuple(_round(row, aggregation) for row in done),
         given_up=sum(1 for row in rows if row["state"] == "ABORTED"),
         members=members,
-        comparisons=tuple(_comparisons(payload, observations)),
+        comparisons=tuple(_comparisons(payload, observations, wording.sums(aggregation))),
         events=tuple(_events(payload, observations)),
     )
 
@@ -201,20 +206,18 @@ def _flows(row: Mapping[str, Any], aggregation: Mapping[str, Any]) -> dict[str, 
     return dict(zip(FLOWS, sizes, strict=True))
 
 
-def _comparisons(payload: Mapping[str, Any], observations: Observations) -> list[Comparison]:
+def _comparisons(payload: Mapping[str, Any], observations: Observations, sums: str) -> list[Comparison]:
     final = payload["final"] or {}
     given = {value.name: value for value in observations.references}
     found: list[Comparison] = []
     if "local-only" in given:
         found.append(_reference("Local only", given["local-only"].how, "local-only", given["local-only"].metrics))
     elif final.get("local", {}).get("count"):
-        how = "each provider trains alone on its own rows; summed over providers by the same secure sums"
+        how = f"each provider trains alone on its own rows; measured by {sums} over the providers"
         found.append(_reference("Local only", how, "local-only", final["local"]))
     if final.get("test"):
         found.append(
-            _reference(
-                "Federated", "the job's model; measured by secure sums on all test rows", "federated", final["test"]
-            )
+            _reference("Federated", f"the job's model; measured by {sums} on all test rows", "federated", final["test"])
         )
     if final.get("finetuned", {}).get("count"):
         how = "the job's model, trained on at each provider and kept there where it got better"

@@ -86,7 +86,7 @@ def curve(facts: RunFacts, metric: str) -> Drawn | None:
     )
     return Drawn(
         svg=figure(f"curve-{metric}", f"Learning curve: {name}", description, WIDTH, _CURVE_HEIGHT, parts),
-        caption=f"{name} per round, measured by secure sums before the round\u2019s training. {description}",
+        caption=f"{name} per round, measured by {wording.sums(facts.aggregation)} before the round\u2019s training. {description}",
         header=("rounds behind", *(split for split, _ in lines), *(("lowest", "middle", "highest") if band else ())),
         rows=_curve_rows(lines, band),
     )

@@ -17,7 +17,7 @@ _ALIVE = frozenset({"ACTIVE", "DONE"})
 
 def execution_tree(facts: RunFacts) -> Drawn:
     """Return the tree of the job: contributors on the left, the seats of the group, the collector on the right."""
-    contributors = [member for member in facts.members if member.state in _ALIVE or member.seat is not None]
+    contributors = [member for member in facts.members if _took_part(facts, member)]
     away = [member for member in facts.members if member not in contributors]
     shown = [*contributors, *away]
     hidden = len(shown) - _MOST_ROWS if len(shown) > _MOST_ROWS else 0
@@ -58,7 +58,7 @@ def _edges(
     facts: RunFacts, shown: Sequence[Member], left: Sequence[float], middle: Sequence[float], root: float
 ) -> list[Markup]:
     drawn = []
-    starts = [(y, member.state in _ALIVE) for member, y in zip(shown, left, strict=False)]
+    starts = [(y, _took_part(facts, member)) for member, y in zip(shown, left, strict=False)]
     for y, alive in starts:
         if not alive:
             continue
@@ -96,13 +96,20 @@ def _box(column: int, y: float, name: str, style: str, note: str | None) -> list
     return [*drawn, text(x + 7, y - 1, words, style="name"), text(x + 7, y + 9.5, shortened(note, 22), style="note")]
 
 
+def _took_part(facts: RunFacts, member: Member) -> bool:
+    return member.state in _ALIVE or member.seat is not None or facts.last_round_of(member.participant) is not None
+
+
 def _contributor_style(facts: RunFacts, member: Member) -> str:
-    if member.state not in _ALIVE:
+    if not _took_part(facts, member):
         return "box gone"
-    return "box troubled" if _missed(facts, member) else "box"
+    return "box troubled" if _missed(facts, member) or member.state not in _ALIVE else "box"
 
 
 def _contributor_note(facts: RunFacts, member: Member) -> str | None:
+    last = facts.last_round_of(member.participant)
+    if member.state not in _ALIVE and last is not None:
+        return f"left after round {last}"
     if member.state not in _ALIVE:
         return "refused" if "refus" in (member.reason or "") else "did not take part"
     missed = _missed(facts, member)
@@ -132,7 +139,8 @@ def _places(count: int, height: float) -> list[float]:
 def _description(
     facts: RunFacts, contributors: Sequence[Member], away: Sequence[Member], seats: Sequence[Member]
 ) -> str:
-    words = [f"{len(contributors)} providers contributed to each sum"]
+    absent = "up to " if any(value.missing for value in facts.rounds) else ""
+    words = [f"{absent}{len(contributors)} providers contributed to each sum".capitalize()]
     if seats:
         words.append(
             f"each masked its update towards {len(seats)} seats held by different organisations, and the AI provider "

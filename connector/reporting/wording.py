@@ -50,6 +50,11 @@ def mode(aggregation: Mapping[str, Any]) -> str:
     return f"secure sums, star of {seats} seats{quorum}; up to {threshold} colluding seat{'s'[: threshold != 1]} learn nothing"
 
 
+def sums(aggregation: Mapping[str, Any]) -> str:
+    """Return how numbers over all providers were added up."""
+    return "sums at the collector" if aggregation["mode"] == "clear" else "secure sums"
+
+
 def ai_provider_sees(aggregation: Mapping[str, Any]) -> str:
     """Return what the owner of the algorithm could see of the providers' updates."""
     if aggregation["mode"] == "clear":
