@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from contracts import negotiation, reconciliation, shapes, transfer
+from contracts import agreement, negotiation, reconciliation, shapes, transfer
 from contracts.commands import End, Terminate
 from contracts.errors import MalformedMessageError, PeerUnavailableError
 from contracts.ports import PeerAnswer, PeerCalls, Store, UnitOfWork
@@ -201,6 +201,8 @@ class DeliveryService:
                 if silent
                 else negotiation.intend(process, Terminate(reasons=(reason,), code="delivery-failed"), now=now)
             )
+            if ended.value.state is NegotiationState.FINALIZED and process.agreement is not None:
+                uow.add_agreement(agreement.record(ended.value, process.agreement, now=now))
             self.recorder.write(uow, [ended], new=False)
         else:
             stopped: Outcome[Transfer] = (

@@ -83,7 +83,9 @@ def receive(negotiation: Negotiation, message: NegotiationMessage, *, now: datet
             said = "; ".join(message.reason) or message.code or "no reason given"
             reasons = (f"terminated by the {sender}: {said}",)
             changed = dataclasses.replace(changed, reasons=reasons)
-        case ContractAgreementVerificationMessage() | ContractNegotiationEventMessage():
+        case ContractAgreementVerificationMessage():
+            changed = dataclasses.replace(changed, verified=True)
+        case ContractNegotiationEventMessage():
             pass
     return Outcome(value=changed, event=_event(changed, "received", message.step, reasons))
 
@@ -123,6 +125,7 @@ def intend(negotiation: Negotiation, command: NegotiationCommand, *, now: dateti
                 consumer_pid=consumer, provider_pid=provider or "", agreement=command.agreement
             )
         case Verify():
+            changed = dataclasses.replace(changed, verified=True)
             outbound = ContractAgreementVerificationMessage(consumer_pid=consumer or "", provider_pid=provider)
         case Finalize():
             outbound = ContractNegotiationEventMessage(
@@ -138,7 +141,11 @@ def intend(negotiation: Negotiation, command: NegotiationCommand, *, now: dateti
 
 
 def adopt(negotiation: Negotiation, state: NegotiationState, *, reason: str, now: datetime) -> Outcome[Negotiation]:
-    """Take over the peer's final state after it refused what we sent; no message follows."""
+    """Take over the peer's final state after it refused what we sent; no message follows.
+
+    A consumer that had verified and then terminated may find that the provider had finalized already: its termination
+    came too late, and both hold the agreement.
+    """
     changed = dataclasses.replace(negotiation, state=state, reasons=(reason,), updated_at=now)
     event = Event(pid=changed.pid, at=now, direction="reconciled", step=state, state=state, reasons=(reason,))
     return Outcome(value=changed, event=event)

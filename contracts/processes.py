@@ -46,7 +46,8 @@ class Negotiation:
     """A contract negotiation as this side sees it.
 
     ``role`` is ours, ``offer`` the last one that was said and ``offered_by`` who said it; ``asked`` is the last one
-    that the consumer said, kept to compare later offers with.
+    that the consumer said, kept to compare later offers with. ``verified`` stays true once the consumer has bound
+    itself by verifying the agreement, whatever follows.
     """
 
     pid: str
@@ -61,6 +62,7 @@ class Negotiation:
     asked: Offer | None = None
     peer_pid: str | None = None
     agreement: Agreement | None = None
+    verified: bool = False
     reasons: tuple[str, ...] = ()
 
     @property

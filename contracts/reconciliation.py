@@ -5,7 +5,7 @@ from enum import StrEnum
 from contracts import states, transfers
 from contracts.processes import Negotiation, Process
 from contracts.recorder import is_final
-from contracts.states import NegotiationState, NegotiationStep
+from contracts.states import NegotiationState, NegotiationStep, Role
 from contracts.transfers import TransferState, TransferStep
 
 
@@ -33,11 +33,11 @@ def judge(process: Process, peer_state: str | None, *, step: str, refused: bool,
     """
     if peer_state == process.state:
         return Verdict.ARRIVED
+    if peer_state is not None and _adoptable(process, peer_state):
+        return Verdict.ADOPT
     if is_final(process):
         # We have ended; a peer that has not must hear so, as long as there are attempts left.
         return Verdict.GIVE_UP if tired or (peer_state is not None and _ends(process, peer_state)) else Verdict.WAIT
-    if peer_state is not None and _adoptable(process, peer_state):
-        return Verdict.ADOPT
     return Verdict.WAIT if not tired and _may_come(process, peer_state, step, refused=refused) else Verdict.TERMINATE
 
 
@@ -53,10 +53,16 @@ def _ends(process: Process, peer_state: str) -> bool:
 
 
 def _adoptable(process: Process, peer_state: str) -> bool:
-    """Whether the peer's end can be ours. One side's FINALIZED binds and is not taken over without its agreement."""
-    if not _ends(process, peer_state):
+    """Whether the peer's end can be ours.
+
+    Where both have ended differently because their last messages crossed, the consumer follows the provider. FINALIZED
+    binds, so only a consumer that has verified the agreement takes it over.
+    """
+    if not _ends(process, peer_state) or (is_final(process) and process.role is Role.PROVIDER):
         return False
-    return not isinstance(process, Negotiation) or peer_state != NegotiationState.FINALIZED
+    if isinstance(process, Negotiation) and peer_state == NegotiationState.FINALIZED:
+        return process.role is Role.CONSUMER and process.verified and process.agreement is not None
+    return True
 
 
 def _peer_is_ahead(process: Process, peer_state: str) -> bool:

@@ -189,6 +189,8 @@ def _negotiation_details(value: Negotiation) -> dict[str, Any]:
         details["asked"] = True if value.asked == value.offer else offer_document(value.asked)
     if value.agreement is not None:
         details["agreement"] = agreement_document(value.agreement)
+    if value.verified:
+        details["verified"] = True
     return {**details, **_shared_details(value)}
 
 
@@ -220,4 +222,5 @@ def _negotiation(shared: Mapping[str, Any], state: NegotiationState, details: Ma
         offered_by=Role(details["by"]),
         asked=offer if asked is True else Offer(**asked) if asked else None,
         agreement=read_agreement(agreement) if agreement else None,
+        verified=details.get("verified", False),
     )

@@ -44,7 +44,7 @@ _RUNS = 3
 _CHANGING = ("state", "counterparty_address", "peer_pid", "agreement_id", "details", "updated_at", "act_at")
 
 
-class _TakenError(Exception):
+class ProcessTakenError(Exception):
     """Another transaction inserted the same process first; run again and find it there."""
 
 
@@ -130,7 +130,7 @@ class SqlUnitOfWork:
     def add(self, process: Process, *, act_at: datetime | None) -> None:
         """See the port."""
         if self._do.add.run(self._connection, **process_row(process, act_at)).rowcount != 1:
-            raise _TakenError
+            raise ProcessTakenError
 
     def save(self, process: Process, *, act_at: datetime | None) -> None:
         """See the port."""
@@ -241,7 +241,7 @@ class ContractStore:
         for _ in range(_RUNS - 1):
             try:
                 return self._once(name, work)
-            except _TakenError:
+            except ProcessTakenError:
                 continue
         return self._once(name, work)
 

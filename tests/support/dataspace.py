@@ -69,7 +69,7 @@ class Bell:
         """The sweep finds it."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Wire:
     """Carries requests between sides. ``fate`` may lose the request (``drop``) or its answer (``lose``), or do ``twice``."""
 
@@ -77,12 +77,15 @@ class Wire:
     fate: Callable[[str, str, str], str] = lambda _method, _url, _body: "deliver"
     log: list[tuple[str, str, int]] = dataclasses.field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return "Wire()"
+
     def calls(self, sender: str) -> "Line":
         """Return the port for one side."""
         return Line(self, sender)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Line:
     """One side's end of the wire (port: ``contracts.ports.PeerCalls``)."""
 
@@ -129,7 +132,7 @@ class FakeIdentities:
         )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Side:
     """One participant's contracts room."""
 
@@ -143,6 +146,9 @@ class Side:
     app: FastAPI
     client: TestClient
     heard: list[tuple[str, str]]
+
+    def __repr__(self) -> str:
+        return f"Side({self.id})"
 
     @property
     def peer(self) -> Peer:

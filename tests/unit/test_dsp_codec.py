@@ -77,7 +77,7 @@ def _raw(body: dict[str, Any]) -> bytes:
     return json.dumps(body).encode()
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize("message", MESSAGES, ids=[f"{n}-{type(one).__name__}" for n, one in enumerate(MESSAGES)])
 def test_every_message_comes_back_as_it_went(message):
     """Encoding and parsing give the same value, its id and a digest of its bytes."""
     raw = dumps(encode(message, message_id="urn:m:1")).encode()

@@ -147,7 +147,7 @@ def test_callbacks_under_the_callers_address_are_taken_without_trailing_slash(ca
         "http://c.example:8443/orchard",
         "https://c.example:8443/orchardevil",
         "https://c.example:8443/orchard/../admin",
-        "https://c.example:8443.evil.example/orchard",
+        "https://c.example.evil.example:8443/orchard",
     ],
 )
 def test_callbacks_elsewhere_are_refused(callback):
@@ -163,6 +163,17 @@ def test_callbacks_that_are_no_urls_are_malformed(callback):
     """Only absolute http(s) URLs without user, query or fragment are read."""
     with pytest.raises(MalformedMessageError):
         require_callback(CALLER, callback)
+
+
+def test_a_verified_consumer_follows_the_provider_that_finalized_before_its_termination_came():
+    """Last messages that cross leave both sides in the same end: the provider's."""
+    signer = new_signer("did:web:p#key")
+    made = agreement.conclude(_negotiation(), id="urn:a:1", provider="did:web:p", signer=signer, now=START)
+    ended = _negotiation(role=Role.CONSUMER, state=NegotiationState.TERMINATED, agreement=made, verified=True)
+    step = "ContractNegotiationTerminationMessage"
+    assert judge(ended, "FINALIZED", step=step, refused=True, tired=False) is Verdict.ADOPT
+    unverified = dataclasses.replace(ended, verified=False)
+    assert judge(unverified, "FINALIZED", step=step, refused=True, tired=False) is Verdict.GIVE_UP
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,333 @@
+"""The contracts room's store: one suite for SQLite and PostgreSQL."""
+
+import dataclasses
+import threading
+from datetime import timedelta
+
+import pytest
+
+from connector.storage.contracts import ContractStore, ProcessTakenError
+from connector.storage.database import Database
+from connector.storage.migrate import upgrade
+from contracts.errors import ConflictingRepeatError, CursorError
+from contracts.messages import Agreement
+from contracts.ports import CatalogQuery, Query
+from contracts.processes import (
+    AgreementRecord,
+    Counterparty,
+    Event,
+    Kind,
+    Negotiation,
+    OutboxRow,
+    OutboxStatus,
+    Receipt,
+    Transfer,
+)
+from contracts.states import NegotiationState, Role
+from contracts.transfers import TransferState
+from tests.support.dataspace import MARKETING, START, Clock, Wire, asking, dataset, open_side, rules, settle
+
+PEER = Counterparty(participant_id="did:web:c", address="https://c.example/dsp", public_key="k", roles=("ai-provider",))
+SOON = START + timedelta(seconds=30)
+
+
+@pytest.fixture
+def store(database: Database) -> ContractStore:
+    """Return a store over an empty, migrated database."""
+    return ContractStore(database)
+
+
+def _negotiation(number: int = 1, **changes) -> Negotiation:
+    offer = asking(dataset())
+    values = {
+        "pid": f"urn:n:{number}",
+        "role": Role.PROVIDER,
+        "state": NegotiationState.REQUESTED,
+        "counterparty": PEER,
+        "dataset_id": offer.target,
+        "offer": offer,
+        "asked": offer,
+        "offered_by": Role.CONSUMER,
+        "created_at": START + timedelta(seconds=number),
+        "updated_at": START + timedelta(microseconds=number),
+        "peer_pid": f"urn:peer:{number}",
+    }
+    return Negotiation(**{**values, **changes})
+
+
+def _transfer(**changes) -> Transfer:
+    values = {
+        "pid": "urn:t:1",
+        "role": Role.CONSUMER,
+        "state": TransferState.REQUESTED,
+        "counterparty": PEER,
+        "dataset_id": "urn:dataset:algebra",
+        "agreement_id": "urn:a:1",
+        "format": "FederatedTraining",
+        "created_at": START,
+        "updated_at": START,
+    }
+    return Transfer(**{**values, **changes})
+
+
+def _row(number: int = 1, pid: str = "urn:n:1", due=START) -> OutboxRow:
+    return OutboxRow(
+        id=0,
+        pid=pid,
+        kind=Kind.NEGOTIATION,
+        step="ContractRequestMessage",
+        message_id=f"urn:m:{number}",
+        audience="did:web:c",
+        url="https://c.example/dsp/negotiations/request",
+        body="{}",
+        status=OutboxStatus.QUEUED,
+        attempts=0,
+        due_at=due,
+        created_at=START,
+    )
+
+
+def _enqueue(store: ContractStore, row: OutboxRow, lease: str | None = "me") -> OutboxRow:
+    return store.run("test", lambda uow: uow.enqueue(row, lease=lease, lease_until=SOON))
+
+
+AGREEMENT = Agreement(id="urn:a:1", target="urn:d", assigner="p", assignee="c", rules=rules(), timestamp="t")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _negotiation(),
+        _negotiation(
+            agreement=AGREEMENT, verified=True, reasons=("because ünïcode",), state=NegotiationState.FINALIZED, asked=None
+        ),
+        _negotiation(peer_pid=None, asked=asking(dataset(), rules=rules(MARKETING))),
+    ],
+    ids=["fresh", "finalized", "countered"],
+)
+def test_a_negotiation_comes_back_as_it_was_saved(store, value):
+    """Adding, reading and saving keep every field."""
+    store.run("test", lambda uow: uow.add(value, act_at=None))
+    assert store.negotiation(value.pid) == value
+    assert store.transfer(value.pid) is None
+    changed = dataclasses.replace(value, state=NegotiationState.TERMINATED, reasons=("x",), peer_pid="urn:peer:new")
+    store.run("test", lambda uow: uow.save(changed, act_at=None))
+    assert store.run("test", lambda uow: uow.negotiation(value.pid, lock=True)) == changed
+
+
+def test_a_transfer_comes_back_as_it_was_saved(store):
+    """Transfers live beside negotiations and are not mistaken for them."""
+    store.run("test", lambda uow: uow.add(_transfer(), act_at=None))
+    assert store.transfer("urn:t:1") == _transfer()
+    assert store.negotiation("urn:t:1") is None
+
+
+def test_the_peers_pid_is_its_idempotency_key(store):
+    """The same pid of the same peer in the same role is one process; adding it again is refused for good."""
+    store.run("test", lambda uow: uow.add(_negotiation(), act_at=None))
+    found = store.run(
+        "test", lambda uow: uow.by_peer_pid(Kind.NEGOTIATION, "did:web:c", "urn:peer:1", Role.PROVIDER)
+    )
+    assert found == _negotiation()
+    assert store.run("t", lambda uow: uow.by_peer_pid(Kind.NEGOTIATION, "did:web:x", "urn:peer:1", Role.PROVIDER)) is None
+    with pytest.raises(ProcessTakenError):
+        store.run("test", lambda uow: uow.add(_negotiation(pid="urn:n:other"), act_at=None))
+
+
+def test_a_receipt_is_recorded_once(store):
+    """The second time a message id comes, the first record is returned."""
+    receipt = Receipt(pid="urn:n:1", message_id="urn:m", digest="a" * 64, step="x", received_at=START)
+    assert store.run("test", lambda uow: uow.receive(receipt)) is None
+    other = dataclasses.replace(receipt, digest="b" * 64)
+    assert store.run("test", lambda uow: uow.receive(other)) == receipt
+
+
+def test_an_agreement_is_never_replaced(store):
+    """A second agreement of the same id is refused, whoever sends it."""
+    record = AgreementRecord(
+        agreement=AGREEMENT,
+        digest="d" * 64,
+        role=Role.CONSUMER,
+        counterparty=Counterparty(participant_id="did:web:c", address="https://c.example/dsp"),
+        negotiation_pid="urn:n:1",
+        concluded_at=START,
+    )
+    store.run("test", lambda uow: uow.add_agreement(record))
+    assert store.agreement("urn:a:1") == record
+    with pytest.raises(ConflictingRepeatError):
+        store.run("test", lambda uow: uow.add_agreement(dataclasses.replace(record, digest="e" * 64)))
+    assert store.agreements(Query(counterparty="did:web:c")).items == (record,)
+
+
+def test_events_are_read_in_order_and_after_a_number(store):
+    """A history is appended to and read from any point."""
+    events = [
+        Event(pid="urn:n:1", at=START, direction="sent", step=f"s{n}", state="REQUESTED", reasons=("why",) * n)
+        for n in range(3)
+    ]
+    store.run("test", lambda uow: uow.add_events(events))
+    found = store.events("urn:n:1")
+    assert [dataclasses.replace(event, seq=0) for event in found] == events
+    assert store.events("urn:n:1", after=found[1].seq) == [found[2]]
+
+
+def test_processes_are_paged_newest_first_and_filtered(store):
+    """Cursors lead through every process once; each filter holds."""
+    for number in range(7):
+        state = NegotiationState.TERMINATED if number % 2 else NegotiationState.FINALIZED
+        store.run("test", lambda uow, n=number, s=state: uow.add(_negotiation(n, state=s), act_at=None))
+    seen, cursor = [], None
+    while True:
+        page = store.processes(Kind.NEGOTIATION, Query(cursor=cursor, limit=3))
+        seen += [one.pid for one in page.items]
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert seen == [f"urn:n:{number}" for number in reversed(range(7))]
+    assert len(store.processes(Kind.NEGOTIATION, Query(state="FINALIZED")).items) == 4
+    assert len(store.processes(Kind.NEGOTIATION, Query(counterparty="did:web:c")).items) == 7
+    assert store.processes(Kind.NEGOTIATION, Query(counterparty="did:web:x")).items == ()
+    assert store.processes(Kind.TRANSFER, Query()).items == ()
+    with pytest.raises(CursorError):
+        store.processes(Kind.NEGOTIATION, Query(cursor="bm9uc2Vuc2U"))
+
+
+def test_a_row_waits_behind_an_earlier_one_of_its_process(store):
+    """Rows of one process go out in order; rows of another do not wait for them."""
+    first, second = _enqueue(store, _row(1)), _enqueue(store, _row(2))
+    other = _enqueue(store, _row(3, pid="urn:n:2"))
+    assert (first.lease, second.lease, other.lease) == ("me", None, "me")
+    assert store.lease_due(lease="you", now=START, until=SOON, limit=10) == []
+    settled = store.run(
+        "test", lambda uow: uow.settle(first, status="sent", at=START, answer_status=200, answer="ok")
+    )
+    assert settled
+    following = store.run("test", lambda uow: uow.lease_next("urn:n:1", lease="me", now=START, until=SOON))
+    assert (following.id, following.attempts) == (second.id, 1)
+    rows = store.deliveries("urn:n:1")
+    assert [(row.status.value, row.last_status) for row in rows] == [("sent", 200), ("queued", None)]
+
+
+def test_a_lease_that_ran_out_is_taken_over_and_the_late_result_is_refused(store):
+    """Two processes never both settle one attempt."""
+    first = _enqueue(store, _row())
+    late = SOON + timedelta(seconds=1)
+    (taken,) = store.lease_due(lease="me", now=late, until=late + timedelta(seconds=30), limit=10)
+    assert (taken.id, taken.attempts) == (first.id, 2)
+    settle_late = lambda uow, row: uow.settle(row, status="sent", at=late, answer_status=200, answer="")  # noqa: E731
+    assert store.run("test", lambda uow: settle_late(uow, first)) is False
+    assert store.run("test", lambda uow: settle_late(uow, taken)) is True
+
+
+def test_a_row_that_was_put_off_is_due_later(store):
+    """Back-off is respected by the sweep."""
+    first = _enqueue(store, _row())
+    later = START + timedelta(seconds=5)
+    store.run(
+        "test",
+        lambda uow: uow.settle(first, status="queued", at=START, answer_status=None, answer="silent", due_at=later),
+    )
+    assert store.lease_due(lease="me", now=START, until=SOON, limit=10) == []
+    assert len(store.lease_due(lease="me", now=later, until=SOON, limit=10)) == 1
+
+
+def test_what_an_ended_process_still_had_to_say_is_dropped(store):
+    """Dropped rows are never sent."""
+    _enqueue(store, _row(), lease=None)
+    store.run("test", lambda uow: uow.drop_queued("urn:n:1"))
+    assert store.lease_due(lease="me", now=SOON, until=SOON, limit=10) == []
+
+
+def test_two_sweeps_never_lease_the_same_row(store):
+    """Whoever is first holds the lease."""
+    for number in range(20):
+        _enqueue(store, _row(number, pid=f"urn:n:{number}"), lease=None)
+    taken: list[int] = []
+    lock = threading.Lock()
+
+    def sweep(name: str) -> None:
+        rows = store.lease_due(lease=name, now=START, until=SOON, limit=20)
+        with lock:
+            taken.extend(row.id for row in rows)
+
+    threads = [threading.Thread(target=sweep, args=(f"s{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == len(set(taken))
+    rest = store.lease_due(lease="last", now=START, until=SOON, limit=20)
+    assert len(taken) + len(rest) == 20
+
+
+def test_a_due_behaviour_is_taken_once(store):
+    """Taking it puts it off, so that a crash asks again and a neighbour does not."""
+    store.run("test", lambda uow: uow.add(_negotiation(), act_at=START))
+    assert store.due_behaviours(now=START, limit=10) == [(Kind.NEGOTIATION, "urn:n:1")]
+    take = lambda uow: uow.take_due(Kind.NEGOTIATION, "urn:n:1", now=START, until=SOON)  # noqa: E731
+    assert store.run("test", take) == (_negotiation(), START)
+    assert store.run("test", take) is None
+    assert store.due_behaviours(now=START, limit=10) == []
+    assert store.due_behaviours(now=SOON, limit=10) == [(Kind.NEGOTIATION, "urn:n:1")]
+
+
+def test_the_catalog_is_filtered_and_paged_in_both_directions(store):
+    """Keyword, format and text narrow; after and before cut pages in id order."""
+    for number in range(6):
+        published = dataset(f"d{number}", formats=("FederatedTraining",) if number % 2 else ("HttpData-PULL",))
+        store.run("test", lambda uow, d=published: uow.put_dataset(d, now=START))
+    ids = lambda **query: [d.id.removeprefix("urn:dataset:") for d in store.datasets(CatalogQuery(**query))]  # noqa: E731
+    assert ids() == ["d0", "d1", "d2", "d3", "d4", "d5"]
+    assert ids(format="HttpData-PULL") == ["d0", "d2", "d4"]
+    assert ids(keyword="d3") == ["d3"]
+    assert ids(text="RESPONSES IN D4") == ["d4"]
+    assert ids(text="100%") == []
+    assert ids(after="urn:dataset:d1", limit=2) == ["d2", "d3"]
+    assert ids(before="urn:dataset:d4", limit=2) == ["d2", "d3"]
+    assert ids(keyword="knowledge tracing", format="FederatedTraining", after="urn:dataset:d1") == ["d3", "d5"]
+
+
+def test_a_dataset_is_replaced_with_its_terms_and_removed(store):
+    """Publishing again replaces everything; withdrawing leaves nothing behind."""
+    store.run("test", lambda uow: uow.put_dataset(dataset(), now=START))
+    assert store.dataset(dataset().id) == dataset()
+    changed = dataclasses.replace(dataset(purpose=MARKETING), keywords=("new",), properties={"x": [1, {"y": 2}]})
+    store.run("test", lambda uow: uow.put_dataset(changed, now=START))
+    assert store.dataset(dataset().id) == changed
+    assert store.datasets(CatalogQuery(keyword="algebra")) == []
+    assert store.run("test", lambda uow: uow.remove_dataset(dataset().id)) is True
+    assert store.run("test", lambda uow: uow.remove_dataset(dataset().id)) is False
+    assert store.datasets(CatalogQuery()) == []
+
+
+def test_a_refused_transaction_writes_nothing(store):
+    """Whatever was written before the refusal is rolled back, and no doorbell rings."""
+    rung: list[int] = []
+
+    def work(uow):
+        uow.add(_negotiation(), act_at=None)
+        uow.on_commit(lambda: rung.append(1))
+        raise ConflictingRepeatError("no")
+
+    with pytest.raises(ConflictingRepeatError):
+        store.run("test", work)
+    assert store.negotiation("urn:n:1") is None
+    assert rung == []
+
+
+def test_a_whole_negotiation_and_transfer_with_this_database(database, tmp_path):
+    """The provider on this database, the consumer on a file: FINALIZED, then STARTED."""
+    url = f"sqlite:///{tmp_path / 'consumer.sqlite'}"
+    upgrade(url)
+    other, wire, clock = Database(url), Wire(), Clock()
+    consumer = open_side(wire, other, "consumer", clock)
+    provider = open_side(wire, database, "provider", clock)
+    provider.service.catalog.publish(dataset())
+    started = consumer.service.negotiations.request(provider.counterparty, asking(dataset()))
+    settle(consumer, provider)
+    found = consumer.store.negotiation(started.pid)
+    assert found.state is NegotiationState.FINALIZED
+    transfer = consumer.service.transfers.request(found.agreement.id, "FederatedTraining")
+    settle(consumer, provider)
+    assert consumer.store.transfer(transfer.pid).state is TransferState.STARTED
+    other.close()
