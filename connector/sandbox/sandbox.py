@@ -115,11 +115,8 @@ class Sandbox:
         """End the server if this object started it."""
         with self._lock:
             if self._server is not None:
-                self._server.terminate()
-                self._server.wait()
+                self._end_server()
                 self.socket_path.unlink(missing_ok=True)
-            self._close_owner()
-            self._server = None
 
     def _ask(self, request: dict[str, Any], patience: float) -> dict[str, Any]:
         for _ in range(2):
@@ -177,7 +174,7 @@ class Sandbox:
     def _launch(self) -> None:
         command = [sys.executable, "-m", "connector.sandbox.forkserver", "--socket", str(self.socket_path)]
         command += ["--preload", self._preload]
-        self._close_owner()
+        self._end_server()
         passed: tuple[int, ...] = ()
         if self._shared:
             command += ["--idle", str(self._idle_seconds)]
@@ -217,6 +214,14 @@ class Sandbox:
             time.sleep(0.01)
         server.kill()
         raise SandboxError("unavailable", f"the fork server did not start within {_START_SECONDS:.0f} s")
+
+    def _end_server(self) -> None:
+        """End and reap the server that this object started, whether it still runs or not."""
+        if self._server is not None:
+            self._server.terminate()
+            self._server.wait()
+            self._server = None
+        self._close_owner()
 
     def _close_owner(self) -> None:
         if self._owner is not None:
