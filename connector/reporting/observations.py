@@ -21,13 +21,26 @@ _SHOWN = ("auc", "accuracy", "loss", "brier", "ece")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CardStep:
-    """A provider's own step in one round. ``metrics``: split -> metric -> value; costs in seconds."""
+    """A provider's own step in one round; costs in seconds.
+
+    ``metrics`` (split -> metric -> value) keeps only rates: counts are dropped, and so is a split measured on fewer than
+    ten rows, because a rate over so few tells the count.
+    """
 
     round: int
     kind: str
     metrics: Mapping[str, Mapping[str, float | None]]
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Drop what a card does not show, whoever makes it."""
+        shown = {
+            split: {name: values.get(name) for name in _SHOWN}
+            for split, values in self.metrics.items()
+            if (values.get("count", _BANDS[0]) or 0) >= _BANDS[0]
+        }
+        object.__setattr__(self, "metrics", shown)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,15 +172,10 @@ def observations_document(value: Observations) -> dict[str, Any]:
 
 
 def _card_step(step: Step) -> CardStep:
-    metrics = {
-        split: {name: values.get(name) for name in _SHOWN}
-        for split, values in (step.local or {}).items()
-        if values.get("count")
-    }
     return CardStep(
         round=step.round,
         kind=str(step.kind),
-        metrics=metrics,
+        metrics=step.local or {},
         cpu_seconds=float(step.cost.get("cpu_seconds", 0.0)),
         wall_seconds=float(step.cost.get("wall_seconds", 0.0)),
     )

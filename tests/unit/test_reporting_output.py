@@ -10,7 +10,7 @@ import pytest
 from connector.reporting import build_output
 from connector.reporting.build_output import FILES, OutputError, check_destination, write_output
 from connector.reporting.model_file import ModelFileError, read_model
-from connector.reporting.observations import band
+from connector.reporting.observations import CardStep, band
 from learning.report import REPORT_KIND
 from policies.canonical import sha256_hex
 from policies.signing import verify
@@ -144,6 +144,16 @@ def test_an_unnamed_provider_stays_unnamed_in_the_report(finished: Sample, tmp_p
     written = json.dumps(json.loads(found.report.read_bytes())["observations"], ensure_ascii=False)
     assert not any(name in written for name in NAMES)
     assert "did:web" not in written
+
+
+def test_a_card_made_by_hand_shows_no_count_either() -> None:
+    """Counts are dropped whoever fills a card in, and a rate over fewer than ten rows with them."""
+    few = {"count": 9, "positives": 3, "auc": 0.5}
+    many = {"count": 10, "positives": 3, "contributors": 1, "auc": 0.6}
+    step = CardStep(round=1, kind="train", metrics={"valid": few, "test": many})
+    shown = {"auc": 0.6, "accuracy": None, "loss": None, "brier": None, "ece": None}
+    assert step.metrics == {"test": shown}
+    assert dataclasses.replace(step, round=2).metrics == step.metrics
 
 
 @pytest.mark.parametrize(
