@@ -77,7 +77,7 @@ class DatasetFolder:
                 continue
             if found.id == dataset_id:
                 return found
-        raise problem or DatasetUnknownError(f"no file in {self._folder} describes the dataset {dataset_id}")
+        raise problem or DatasetUnknownError(f"no dataset file here describes {dataset_id}")
 
     def named(self, name: str) -> DatasetFile:
         """Return the dataset of a name, or of a file in the folder.
@@ -87,8 +87,8 @@ class DatasetFolder:
             DatasetError: the file is malformed.
         """
         given = Path(name)
-        inside = self._folder / f"{name.removesuffix('.toml')}.toml"
-        if inside.is_file():
+        inside = self._folder / f"{given.name.removesuffix('.toml')}.toml"
+        if given.name == name and inside.is_file():
             return self.load(inside)
         if given.is_file() and given.resolve().parent == self._folder.resolve():
             return self.load(self._folder / given.name)

@@ -1,6 +1,8 @@
 """Open a dataset's source. Imports the readers of files (pyarrow, duckdb), so only workers and commands come here."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +29,12 @@ def dataset_view(dataset: DatasetFile) -> FeatureView:
     return load_view(bundled[given] if given in bundled and not own.is_file() else own)
 
 
+def source_folder(dataset: DatasetFile) -> Path | None:
+    """Return the folder that the source's files are below, absolute; None for a database or a record store."""
+    folder = dataset.document.location.folder
+    return None if folder is None else Path(os.path.normpath(dataset.beside(folder)))
+
+
 def open_dataset(dataset: DatasetFile) -> OpenedSource:
     """Return the dataset's source; nothing is read yet.
 
@@ -43,7 +51,7 @@ def open_dataset(dataset: DatasetFile) -> OpenedSource:
     except IdentityFileError as error:
         raise DatasetError(f"{dataset.path.name}: {error}") from None
     location = Location(
-        folder=None if spec.folder is None else dataset.beside(spec.folder),
+        folder=source_folder(dataset),
         parameters=spec.parameters,
         connection=connection,
         credential=None if secret is None else _credential(dataset, secret),

@@ -55,7 +55,8 @@ class ParticipantSnapshots:
         self._folder = DatasetFolder(settings)
         self._place = settings.folder / "state" / "snapshots"
         self._subject_ref = partial(subject_ref, pseudonym_key)
-        self._opened: dict[str, tuple[DatasetFile, int, OpenedSource]] = {}
+        self._root = settings.folder
+        self._opened: dict[str, tuple[DatasetFile, int, OpenedSource, Path | None]] = {}
         self._known: dict[str, _Known] = {}
 
     def facts(self, dataset_id: str) -> Mapping[str, Any]:
@@ -71,7 +72,7 @@ class ParticipantSnapshots:
         Raises:
             StepFailedError: the dataset or its source cannot be read; only an unreachable one may be tried again.
         """
-        with _told():
+        with self._told():
             source = self._open(dataset_id)
             mark = _source_mark(source)
             known = self._known.get(job_id)
@@ -101,14 +102,36 @@ class ParticipantSnapshots:
 
     def _open(self, dataset_id: str) -> "OpenedSource":
         # Workers only: the API process never reads a source, and must not pay for its readers.
-        from connector.datasets.opening import open_dataset, view_stamp  # noqa: PLC0415 - as said above
+        from connector.datasets.opening import open_dataset, source_folder, view_stamp  # noqa: PLC0415 - as said above
 
         dataset = self._folder.find(dataset_id)
         stamp = view_stamp(dataset)
         kept = self._opened.get(dataset_id)
         if kept is None or kept[0] is not dataset or kept[1] != stamp:
-            kept = self._opened[dataset_id] = (dataset, stamp, open_dataset(dataset))
+            kept = self._opened[dataset_id] = (dataset, stamp, open_dataset(dataset), source_folder(dataset))
         return kept[2]
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what keeps rows from being read into the learning room's words, which the consumer will read."""
+        try:
+            yield
+        except SourceError as error:
+            raise StepFailedError(error.code, self._unplaced(error), final=error.code != _UNREACHABLE) from error
+        except (DatasetError, ViewError) as error:
+            raise StepFailedError(error.code, self._unplaced(error)) from error
+        except OSError as error:
+            # Another process tidied up, or a file went away between two looks: the next try says which.
+            detail = f"the snapshot could not be made: {error.strerror}"
+            raise StepFailedError("snapshot-failed", detail, final=False) from error
+
+    def _unplaced(self, error: Exception) -> str:
+        """Return an error's sentence without this machine's paths."""
+        text = str(error)
+        for source in self._opened.values():
+            folder = source[3]
+            text = text if folder is None else text.replace(str(folder), "the dataset's folder")
+        return text.replace(str(self._root), "the participant's folder")
 
     def _job_folder(self, job_id: str) -> Path:
         folder = self._place / _job_name(job_id)
@@ -130,22 +153,6 @@ class ParticipantSnapshots:
         finally:
             shutil.rmtree(building, ignore_errors=True)
         return Snapshot(path=target / DATA_FILE, **facts)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn what keeps rows from being read into the learning room's words."""
-    try:
-        yield
-    except SourceError as error:
-        raise StepFailedError(error.code, str(error), final=error.code != _UNREACHABLE) from error
-    except (DatasetError, ViewError) as error:
-        raise StepFailedError(error.code, str(error)) from error
-    except OSError as error:
-        # Another process tidied up, or a file went away between two looks: the next try says which.
-        raise StepFailedError(
-            "snapshot-failed", f"the snapshot could not be made: {error.strerror}", final=False
-        ) from error
 
 
 def _source_mark(source: "OpenedSource") -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from connector.demo.issuers import DemoIssuer
 from connector.peers.client import PeerClient, PeerResponse, below
-from policies.ages import MAJORITY, Person, youngest_age
+from policies.ages import Person, guardian_until
 
 _COUNTRY = "DE"
 _VERIFICATION = "school-register"
@@ -187,11 +187,9 @@ class ConsentDesk:
         }
 
     def _speaks_for(self, learner: Learner) -> str | None:
-        """Return who answers for a learner: their guardian while they are not of age, else nobody."""
-        if learner.guardian is None:
-            return None
-        person = Person(country=_COUNTRY, birth_year=learner.birth_year)
-        return learner.guardian if (youngest_age(person, self.now().date()) or 0) < MAJORITY else None
+        """Return who answers for a learner: their guardian while a guardian's answer lasts, else nobody."""
+        until = guardian_until(Person(country=_COUNTRY, birth_year=learner.birth_year))
+        return learner.guardian if until is not None and self.now() < until else None
 
     def _person(self, learner: Learner) -> str:
         born = {"country": _COUNTRY, **({"birth_year": learner.birth_year} if learner.birth_year is not None else {})}

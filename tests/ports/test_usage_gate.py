@@ -1,0 +1,198 @@
+"""The usage gate over real stores: contract, policy and consent decide, and what leaves is never a small number."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from connector.datasets.usage import UsageGate
+from connector.storage.contracts import ContractStore
+from connector.storage.database import Database
+from connector.storage.decisions import SqlDecisionLog
+from contracts.agreement import agreement_digest
+from contracts.messages import Agreement
+from contracts.processes import AgreementRecord, Counterparty
+from contracts.states import Role
+from learning.errors import StepFailedError
+from policies.consent import ConsentAction
+from policies.ports import UseSpan
+from policies.subjects import subject_ref
+from policies.templates import fill_template
+from tests.support.consents import DATASET, PURPOSE, START, ConsentRig, consent_rig, imported, notice
+
+AI_PROVIDER = "did:web:ai.example"
+SCHOOL = "did:web:school.example"
+AGREEMENT = "urn:uuid:agreement-1"
+ALGORITHM = "https://w3id.org/orchard/KnowledgeTracingModel"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Rig:
+    """A gate and what it asks."""
+
+    gate: UsageGate
+    consents: ConsentRig
+    log: SqlDecisionLog
+    store: ContractStore
+    database: Database
+
+    def check(self, **changes: Any) -> Any:
+        """Ask for a round."""
+        plain = {"agreement_id": AGREEMENT, "purpose": PURPOSE, "algorithm_class": ALGORITHM, "floor": 10}
+        return self.gate.check(**(plain | changes))
+
+    def conclude(self, rules: Mapping[str, Any], *, role: Role = Role.PROVIDER, id: str = AGREEMENT) -> None:  # noqa: A002 - the specification's word
+        """Record an agreement."""
+        agreement = Agreement(id=id, target=DATASET, assigner=SCHOOL, assignee=AI_PROVIDER, rules=rules)
+        record = AgreementRecord(
+            agreement=agreement,
+            digest=agreement_digest(agreement),
+            role=role,
+            counterparty=Counterparty(participant_id=AI_PROVIDER, address="http://ai.example/dsp/2025-1"),
+            negotiation_pid=f"urn:uuid:negotiation-of-{id}",
+            concluded_at=START,
+        )
+        self.store.run("test.agreement", lambda unit: unit.add_agreement(record))
+
+
+def rules(template: str = "training", **values: Any) -> dict[str, Any]:
+    """Return a template's rules for the usual purpose."""
+    plain = {
+        "offer_id": "urn:offer",
+        "purpose": PURPOSE,
+        "valid_from": "2026-01-01T00:00:00Z",
+        "valid_until": "2027-01-01T00:00:00Z",
+        "cohort_floor": 10,
+    }
+    filled = fill_template(template, plain | values)
+    return {kind: filled[kind] for kind in ("permission", "prohibition") if kind in filled}
+
+
+@pytest.fixture
+def rig(database: Database) -> Rig:
+    """Give a gate with one agreement and twelve learners who consent."""
+    consents = consent_rig(database)
+    consents.service.publish_notice(notice())
+    consents.service.import_expressions([imported(number) for number in range(12)])
+    store, log = ContractStore(database), SqlDecisionLog(database)
+    gate = UsageGate(agreements=store, consents=consents.service, decisions=log, now=consents.clock)
+    rig = Rig(gate=gate, consents=consents, log=log, store=store, database=database)
+    rig.conclude(rules())
+    return rig
+
+
+def leave(rig: Rig, *numbers: int) -> None:
+    """Withdraw the consent of some learners."""
+    rig.consents.clock.advance(minutes=1)
+    said = [
+        imported(number, event_id=f"leave-{number}", action=ConsentAction.WITHDRAW, expressed_at=rig.consents.clock())
+        for number in numbers
+    ]
+    assert all(result.outcome == "recorded" for result in rig.consents.service.import_expressions(said))
+
+
+def test_a_round_reads_who_consents_now(rig: Rig) -> None:
+    """A permitted round names exactly the consenting learners; who withdrew is not among them the next time."""
+    first = rig.check()
+    assert first.allowed
+    assert len(first.subjects) == 12
+    leave(rig, 3)
+    second = rig.check()
+    assert first.subjects - second.subjects == {subject_ref(rig.consents.service.secret, "learner-3")}
+
+
+def test_too_few_learners_stop_the_round_without_saying_how_many(rig: Rig) -> None:
+    """Below the agreed floor the answer is no, and neither the reasons nor the log say how many there are."""
+    leave(rig, 0, 1, 2)
+    answer = rig.check()
+    assert not answer.allowed
+    assert answer.subjects == frozenset()
+    assert answer.reasons == ("cohortFloor: asked fewer than 10, the offer allows only at least 10",)
+    assert " 9" not in repr(rig.log.of_agreement(AGREEMENT)[0].reasons)
+    assert not rig.gate.floor_met(AGREEMENT, 5, PURPOSE)
+
+
+def test_the_plans_floor_counts_beside_the_agreements(rig: Rig) -> None:
+    """The stricter of the two floors decides, here and while the job waits for consents."""
+    assert rig.gate.floor_met(AGREEMENT, 12, PURPOSE)
+    assert not rig.gate.floor_met(AGREEMENT, 13, PURPOSE)
+    answer = rig.check(floor=13)
+    assert (answer.allowed, answer.reasons) == (
+        False,
+        ("cohortFloor: fewer learners consent now than the plan asks for",),
+    )
+
+
+@pytest.mark.parametrize("purpose", ["", "https://w3id.org/dpv#Marketing", "https://w3id.org/dpv#AcademicResearch"])
+def test_another_purpose_is_denied(rig: Rig, purpose: str) -> None:
+    """No purpose, or one that was not agreed, reads nobody's rows; the log says so."""
+    answer = rig.check(purpose=purpose)
+    assert not answer.allowed
+    assert answer.reasons[0].startswith("purpose: asked ")
+    assert rig.log.of_agreement(AGREEMENT)[0].verdict == "deny"
+    assert not rig.gate.floor_met(AGREEMENT, 1, purpose)
+
+
+def test_what_the_agreement_no_longer_allows_is_denied(rig: Rig) -> None:
+    """After the agreed period there is no round."""
+    rig.consents.service.import_expressions(
+        [imported(number, event_id=f"later-{number}", subject=f"late-{number}") for number in range(20, 32)]
+    )
+    rig.consents.clock.time = START + timedelta(days=60)
+    answer = rig.check()
+    assert not answer.allowed
+    assert any(reason.startswith("dateTime: ") for reason in answer.reasons)
+
+
+def test_an_unknown_agreement_is_denied(rig: Rig) -> None:
+    """No agreement here, or one in which we are the consumer, reads nobody's rows."""
+    rig.conclude(rules(), role=Role.CONSUMER, id="urn:uuid:ours")
+    for agreement_id in ("urn:uuid:none", "urn:uuid:ours"):
+        assert not rig.check(agreement_id=agreement_id).allowed
+        assert not rig.gate.floor_met(agreement_id, 1, PURPOSE)
+        with pytest.raises(StepFailedError):
+            rig.gate.used(agreement_id, "job", 1, frozenset())
+
+
+def test_what_is_not_known_denies(rig: Rig) -> None:
+    """A policy that constrains the aggregation denies until the plan's own is known."""
+    rig.conclude(rules("training-secure", algorithm_classes=[ALGORITHM]), id="urn:uuid:secure")
+    assert not rig.check(agreement_id="urn:uuid:secure").allowed
+    knowing = dataclasses.replace(rig.gate, plan_facts=lambda _agreement: {"aggregation": "star"})
+    assert knowing.check("urn:uuid:secure", PURPOSE, ALGORITHM, 10).allowed
+    assert not knowing.check("urn:uuid:secure", PURPOSE, "https://w3id.org/orchard/Other", 10).allowed
+
+
+def test_emotion_inference_is_denied_whatever_was_agreed(rig: Rig) -> None:
+    """The law comes before the agreement."""
+    assert not rig.check(algorithm_class="https://w3id.org/orchard/EmotionRecognition").allowed
+
+
+def test_every_decision_is_a_row_without_people(rig: Rig) -> None:
+    """The log keeps what was asked, when, and why it was answered so; no pseudonym is in it."""
+    allowed = rig.check(job_id="urn:job", round_number=4)
+    leave(rig, 0, 1, 2)
+    rig.check()
+    newest, oldest = rig.log.of_agreement(AGREEMENT)
+    assert (oldest.verdict, oldest.scope, oldest.job_id, oldest.round_number) == ("permit", "round", "urn:job", 4)
+    assert (newest.verdict, newest.at) == ("deny", rig.consents.clock())
+    assert all(reason["text"] for reason in newest.reasons)
+    text = repr((newest, oldest))
+    assert not any(subject in text for subject in allowed.subjects)
+
+
+def test_uses_are_spans_that_cost_little(rig: Rig) -> None:
+    """26,000 learners over many rounds make a row each, not one a round, and a round's note takes no time."""
+    crowd = frozenset(f"{number:032x}" for number in range(26_000))
+    rig.gate.used(AGREEMENT, "urn:job", 1, crowd)
+    began = time.perf_counter()
+    for number in range(2, 6):
+        rig.gate.used(AGREEMENT, "urn:job", number, frozenset(list(crowd)))
+    assert (time.perf_counter() - began) / 4 < 0.5
+    one = f"{7:032x}"
+    assert rig.consents.service.store.uses_of([one]) == [
+        UseSpan(job_id="urn:job", dataset_id=DATASET, purpose=PURPOSE, first_round=1, last_round=5, noise="none")
+    ]
