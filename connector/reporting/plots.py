@@ -34,6 +34,7 @@ _ROW, _TIGHT_ROW, _MANY = 34.0, 23.0, 8
 class Drawn:
     """A chart with its numbers as a table, for those who cannot see it or want to check it."""
 
+    title: str
     svg: Markup
     caption: str
     header: tuple[str, ...]
@@ -84,8 +85,10 @@ def curve(facts: RunFacts, metric: str) -> Drawn | None:
             else ""
         )
     )
+    title = f"Learning curve: {name}"
     return Drawn(
-        svg=figure(f"curve-{metric}", f"Learning curve: {name}", description, WIDTH, _CURVE_HEIGHT, parts),
+        title=title,
+        svg=figure(f"curve-{metric}", title, description, WIDTH, _CURVE_HEIGHT, parts),
         caption=f"{name} per round, measured by {wording.sums(facts.aggregation)} before the round\u2019s training. {description}",
         header=("rounds behind", *(split for split, _ in lines), *(("lowest", "middle", "highest") if band else ())),
         rows=_curve_rows(lines, band),
@@ -122,8 +125,10 @@ def providers(facts: RunFacts, metric: str) -> Drawn | None:
         f"{label} on each provider\u2019s own test rows, trained alone and together. "
         f"{better} of {known} providers are better off together."
     )
+    title = f"Providers: {label} alone and together"
     return Drawn(
-        svg=figure("providers", f"Providers: {label} alone and together", description, WIDTH, height, parts),
+        title=title,
+        svg=figure("providers", title, description, WIDTH, height, parts),
         caption=f"{description} From the providers\u2019 own cards; only those whose operators chose to be named.",
         header=("provider", "alone", "together"),
         rows=tuple((name, wording.metric(own), wording.metric(together)) for name, own, together in rows),
@@ -193,6 +198,7 @@ def _bars(
     description = f"From {form(totals[0])} to {form(totals[-1])} a round, median {form(totals[len(totals) // 2])}."
     description += f" Each bar is the mean of {width} rounds." if width > 1 else ""
     return Drawn(
+        title=title,
         svg=figure(name, title, description, WIDTH, _BARS_HEIGHT, parts),
         caption=f"{caption} {description}",
         header=("round", *(keys[index] for index in kept)),

@@ -42,6 +42,7 @@ def execution_tree(facts: RunFacts) -> Drawn:
     parts += _box(2, root, "AI provider", "box collector", "sees the sum" if seats else "sees updates")
     description = _description(facts, contributors, away, seats)
     return Drawn(
+        title="Execution tree",
         svg=figure("tree", "Execution tree", description, WIDTH, height, parts),
         caption=description,
         header=("provider", "state", "seat", "rounds contributed", "remark"),

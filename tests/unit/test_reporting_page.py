@@ -88,6 +88,13 @@ def test_every_drawing_says_what_it_shows(page: Page) -> None:
         assert set(drawing["aria-labelledby"].split()) <= set(ids)
 
 
+def test_every_landmark_has_its_own_name(page: Page) -> None:
+    """Sections and scrolling regions can be told apart by ear."""
+    regions = [attributes for _, attributes in page.elements if attributes.get("role") == "region"]
+    labels = [region["aria-label"] for region in regions]
+    assert len(labels) == len(set(labels)) == 7
+
+
 def test_every_table_has_headers_with_a_scope(page: Page) -> None:
     """A screen reader can name the column and row of each cell."""
     headers = page.all("th")
