@@ -34,8 +34,8 @@ def configure_logging(form: Literal["console", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    # They log every request with its whole URL.
-    for chatty in ("httpx2", "httpcore2", "httpx", "httpcore"):
+    # They log every request with its whole URL, or every step of a migration.
+    for chatty in ("httpx2", "httpcore2", "httpx", "httpcore", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from connector.drivers.leases import LeaseKeeper
 from connector.drivers.outbox import SilentDoorbell
 from connector.foundation import lay_foundation
 from connector.rooms import lay_rooms
+from connector.sandbox.results import SandboxError
+from connector.sandbox.sandbox import Sandbox
 from connector.settings import Settings, SettingsError
 from connector.trainer import SandboxTrainer, open_sandbox
 from connector.worker import WorkerWiring
@@ -40,6 +43,9 @@ def lay_worker(settings: Settings, name: str) -> WorkerWiring:
     )
     rooms = lay_rooms(foundation, ring=doorbell.ring, doorbell=SilentDoorbell(), trainer=trainer)
     keeper = LeaseKeeper(rooms.book, foundation.now)
+    if settings.participant.role == "data-provider":
+        # Importing torch takes a second or more; the first round should not wait for it.
+        threading.Thread(target=_warm, args=(sandbox,), name="sandbox-warm-up", daemon=True).start()
     # What a worker of this name held when it died is free again: its process is gone, or we would not hold the lock.
     rooms.book.release_owner(name)
 
@@ -52,6 +58,16 @@ def lay_worker(settings: Settings, name: str) -> WorkerWiring:
     return WorkerWiring(
         register=give_tasks, closing=(keeper.stop, doorbell.stop, sandbox.stop, foundation.close, let_go)
     )
+
+
+def _warm(sandbox: Sandbox) -> None:
+    try:
+        sandbox.start()
+        found = sandbox.ladder()
+    except SandboxError as error:
+        _log.error("the sandbox cannot run; steps will fail", reason=str(error))
+        return
+    _log.info("the sandbox is warm", held=found["held"], missing=[rung for rung, _ in found["missing"]])
 
 
 def _report(task: str, _key: str, error: Exception) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from connector.settings import Settings
 
@@ -44,7 +44,8 @@ def create_publisher(settings: Settings) -> Any:  # Celery has no types.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_default_queue="control",
-        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        # Each queue under an exchange of its own: a shared one would deliver every message to all three.
+        task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_max": 0.5},
         worker_prefetch_multiplier=1,

@@ -188,19 +188,6 @@ def release_share(node: Node, key: str) -> Later | None:
     return None
 
 
-def scrub(node: Node, job_id: str, before: int) -> None:
-    """Erase what earlier rounds left at this seat: boxes (which hold seeds) and masked vectors."""
-
-    def work(records: Records) -> list[str]:
-        old = [upload for upload in records.select(SeatUpload, job_id) if upload.round < before]
-        for upload in old:
-            records.delete(upload)
-        return [upload.vector for upload in old if upload.vector]
-
-    for vector in node.store.run("seat.scrub", work):
-        node.blobs.delete(vector)
-
-
 def _place(node: Node, job_id: str, number: int, attempt: int, consumer: str | None = None) -> _Place:
     part = part_of(node, job_id, consumer)
     if part.manifest is None:

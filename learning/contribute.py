@@ -20,6 +20,7 @@ from learning.plans import TrainingPlan
 from learning.ports import GateAnswer, Records
 from learning.provide import part_of, plan_of
 from learning.rounds import RoundKind, Step, StepState
+from learning.scrub import scrub
 from learning.secagg.context import RoundContext
 from learning.secagg.contributor import UploadPackage, prepare_clear, prepare_upload
 from learning.secagg.manifest import Manifest
@@ -79,7 +80,9 @@ def open_round(
             return step
         return records.get(Step, job_id, number, attempt) or step
 
-    return node.store.run("step.open", work)
+    opened = node.store.run("step.open", work)
+    scrub(node, job_id, before=number)
+    return opened
 
 
 def contribute(node: Node, key: str) -> Later | None:
@@ -309,16 +312,13 @@ def _tell(node: Node, part: Participation, step: Step, body: Mapping[str, Any]) 
 
 
 def _finish(node: Node, step: Step, state: StepState) -> None:
-    package = step.package
-    finished = dataclasses.replace(step, state=state, package=None)
+    finished = dataclasses.replace(step, state=state)
     node.store.run("step.finish", lambda records: records.save(finished))
-    if package is not None:
-        node.blobs.delete(package["vector"])
 
 
 def _fail(node: Node, step: Step, code: str, reason: str) -> Later | None:
     now = node.now()
-    failed = dataclasses.replace(step, state=StepState.FAILED, package=None, code=code, reason=reason)
+    failed = dataclasses.replace(step, state=StepState.FAILED, code=code, reason=reason)
 
     def work(records: Records) -> None:
         if records.lock(Step, step.job_id, step.round, step.attempt) is None:

@@ -19,6 +19,7 @@ from learning.placement import commitment
 from learning.placing import manifest_of
 from learning.plans import PLAN_KIND, TrainingPlan, parse_plan, plan_digest
 from learning.ports import AgreementTerms, Records
+from learning.scrub import scrub
 from learning.secagg.errors import SecureAggregationError
 from learning.secagg.keys import SealingKey, new_sealing_key
 from learning.secagg.manifest import APPROVAL_KIND
@@ -276,6 +277,7 @@ def _finish(node: Node, job_id: str, event: ParticipationEvent, reason: str) -> 
 
     if node.store.run("participation.finish", work):
         node.snapshots.forget(job_id)
+        scrub(node, job_id)
 
 
 def _agreement(node: Node, agreement_id: str, consumer: str) -> AgreementTerms:

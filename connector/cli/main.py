@@ -4,6 +4,9 @@ import sys
 
 import typer
 
+from connector.cli import dataset, source
+from connector.cli.demo import demo
+from connector.cli.predict import add_predict_command
 from connector.cli.serve import add_serve_commands
 from connector.cli.setup import add_setup_commands
 
@@ -16,6 +19,10 @@ app = typer.Typer(
 )
 add_setup_commands(app)
 add_serve_commands(app)
+add_predict_command(app)
+app.add_typer(source.app, name="source")
+app.add_typer(dataset.app, name="dataset")
+app.command("demo")(demo)
 
 
 def main() -> None:

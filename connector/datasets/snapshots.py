@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -84,13 +85,12 @@ class ParticipantSnapshots:
                 and known.snapshot.path.is_file()
             ):
                 return known.snapshot
-            key = _key(mark, subjects)
+            # A source without a fingerprint gets a key of its own each time: it is read anew.
+            key = _key(mark or secrets.token_hex(16), subjects)
             job = self._job_folder(job_id)
             # First what must not stay, then the new one: a learner who withdrew is gone even if the source is too.
             _clear(job, keep=key)
-            snapshot = _found(job / key) if mark is not None else None
-            if snapshot is None:
-                snapshot = self._build(source, job, key, subjects)
+            snapshot = _found(job / key) or self._build(source, job, key, subjects)
             if mark is not None:
                 self._known[job_id] = _Known(dataset_id=dataset_id, source=mark, subjects=subjects, snapshot=snapshot)
             return snapshot
@@ -148,11 +148,9 @@ class ParticipantSnapshots:
             made = build_snapshot(source, subjects, self._subject_ref, building / DATA_FILE)
             facts = {"rows": made.rows, "subjects": made.subjects, "train_rows": made.train_rows}
             (building / _FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
-            target = job / key
-            _replace(building, target)
+            return _settle(building, job / key)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        return Snapshot(path=target / DATA_FILE, **facts)
 
 
 def _source_mark(source: "OpenedSource") -> str | None:
@@ -162,8 +160,8 @@ def _source_mark(source: "OpenedSource") -> str | None:
     return digest([fingerprint, view_digest(source.view), dict(source.parameters)])
 
 
-def _key(mark: str | None, subjects: frozenset[str]) -> str:
-    text = "\n".join([mark or "", *sorted(subjects)])
+def _key(mark: str, subjects: frozenset[str]) -> str:
+    text = "\n".join([mark, *sorted(subjects)])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -186,12 +184,13 @@ def _found(folder: Path) -> Snapshot | None:
         return None
 
 
-def _replace(building: Path, target: Path) -> None:
-    try:
-        building.rename(target)
-    except OSError:
-        # It is there already: another process was quicker, or the source has no fingerprint and was read anew.
-        old = building.with_name(building.name + ".old")
-        target.rename(old)
-        building.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+def _settle(building: Path, target: Path) -> Snapshot:
+    """Give a snapshot its name; if another process was quicker with the same one, theirs stays."""
+    found = _found(target)
+    if found is None:
+        with contextlib.suppress(OSError):
+            building.rename(target)
+        found = _found(target)
+    if found is None:
+        raise StepFailedError("snapshot-failed", "the snapshot could not be put in its place", final=False)
+    return found

@@ -110,7 +110,9 @@ class ConsentDesk:
         Raises:
             DemoLearnerError: an answer was not taken.
         """
-        granted, refused, guardians = [], [], 0
+        granted: list[Learner] = []
+        refused: list[Learner] = []
+        guardians = 0
         for learner in learners:
             refuses = refuses_for(learner.subject, refuse_share)
             guardians += self._speaks_for(learner) is not None
