@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from connector.datasets.usage import UsageGate
+from connector.datasets.usage import UsageGate, approved_plan_facts
 from connector.storage.contracts import ContractStore
 from connector.storage.database import Database
 from connector.storage.decisions import SqlDecisionLog
+from connector.storage.learning import SqlLearningStore
 from contracts.agreement import agreement_digest
 from contracts.messages import Agreement
 from contracts.processes import AgreementRecord, Counterparty
 from contracts.states import Role
 from learning.errors import StepFailedError
+from learning.jobs import PlanState, ReceivedPlan
 from policies.consent import ConsentAction
 from policies.ports import UseSpan
 from policies.subjects import subject_ref
@@ -164,6 +166,24 @@ def test_what_is_not_known_denies(rig: Rig) -> None:
     knowing = dataclasses.replace(rig.gate, plan_facts=lambda _agreement: {"aggregation": "star"})
     assert knowing.check("urn:uuid:secure", PURPOSE, ALGORITHM, 10).allowed
     assert not knowing.check("urn:uuid:secure", PURPOSE, "https://w3id.org/orchard/Other", 10).allowed
+
+
+def test_the_approved_plan_says_what_is_computed(rig: Rig) -> None:
+    """What a policy asks of a plan is known from the newest one that this provider approved under the agreement."""
+    store = SqlLearningStore(rig.database, lambda _task, _key: None, rig.consents.clock)
+    facts = approved_plan_facts(store)
+    for number, state in enumerate((PlanState.APPROVED, PlanState.REFUSED)):
+        plan = ReceivedPlan(
+            plan_digest=f"digest-{number}",
+            agreement_id=AGREEMENT,
+            consumer=AI_PROVIDER,
+            document={"payload": {"aggregation": {"mode": "star"}}},
+            state=state,
+            received_at=START + timedelta(minutes=number),
+        )
+        assert store.run("test.plan", lambda records, plan=plan: records.add(plan))
+    assert facts(AGREEMENT) == {"algorithm_digest": "digest-0", "aggregation": "star", "output_kind": "model"}
+    assert facts("urn:uuid:other") == {}
 
 
 def test_emotion_inference_is_denied_whatever_was_agreed(rig: Rig) -> None:

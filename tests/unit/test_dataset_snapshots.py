@@ -1,9 +1,12 @@
 """Snapshots of datasets for jobs: made once, never holding a row of a learner who has left."""
 
+import contextlib
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -141,6 +144,42 @@ def test_an_unreachable_record_store_may_be_tried_again(school: ElmSchool) -> No
     with pytest.raises(StepFailedError) as caught:
         snapshots(school).prepare(school.dataset_id, "job", frozenset(everybody(school)))
     assert (caught.value.code, caught.value.final) == ("source-unreachable", False)
+
+
+def test_a_database_is_read_anew_each_time(school: ElmSchool) -> None:
+    """A source that cannot say whether it changed is read again, and its older snapshot does not stay."""
+    with contextlib.closing(sqlite3.connect(school.settings.folder / "school.sqlite")) as base:
+        base.execute("create table answers (who text, item text, skill text, correct int, at int)")
+        rows = [(f"elm-{who:04d}", f"i{at}", "a", at % 2, at) for who in range(1, 12) for at in range(6)]
+        base.executemany("insert into answers values (?, ?, ?, ?, ?)", rows)
+        base.commit()
+    view = (
+        'name = "base"\nshape = "responses"\nsubject = "who"\n[source]\nkind = "sql"\nquery = "select * from answers"\n'
+        '[responses]\nskills = "skill"\norder = "at"\nvocabulary = ["a"]\n'
+    )
+    (school.settings.folder / "base-view.toml").write_text(view, encoding="utf-8")
+    text = school.file.read_text(encoding="utf-8").replace('"synthetic-xapi"', '"../base-view.toml"')
+    place = f'connection = "sqlite:///{school.settings.folder / "school.sqlite"}"\n'
+    text = text.replace('folder = "../source"\nparameters = { school = "elm" }\n', place)
+    school.file.write_text(text, encoding="utf-8")
+    adapter, some = snapshots(school), frozenset(everybody(school))
+    first = adapter.prepare(school.dataset_id, "job", some)
+    with contextlib.closing(sqlite3.connect(school.settings.folder / "school.sqlite")) as base:
+        base.execute("delete from answers where at > 3")
+        base.commit()
+    second = adapter.prepare(school.dataset_id, "job", some)
+    assert (first.rows, second.rows) == (66, 44)
+    assert folders(school) == [second.path.parent]
+
+
+def test_processes_that_build_at_once_agree(school: ElmSchool) -> None:
+    """Several workers asked for the same snapshot at once end with one, whole, and nothing half-built beside it."""
+    some = frozenset(everybody(school))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        asked = [pool.submit(snapshots(school).prepare, school.dataset_id, "job", some) for _ in range(4)]
+        made = {one.result().path for one in asked}
+    assert len(made) == 1
+    assert folders(school) == [made.pop().parent]
 
 
 def test_forgetting_a_job_deletes_its_rows(school: ElmSchool) -> None:
