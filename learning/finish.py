@@ -11,7 +11,7 @@ from safetensors.numpy import save as save_tensors
 
 from learning.collect import abort, chase_seats, open_round, shares_of
 from learning.errors import UnknownError
-from learning.jobs import Job, JobEvent, JobState, move_job
+from learning.jobs import Job, JobEvent, JobLine, JobState, move_job
 from learning.metrics import summarise
 from learning.models import flatten, load_weights, parse_model, save_weights, unflatten
 from learning.node import Later, Node
@@ -70,10 +70,12 @@ def report(node: Node, job_id: str) -> Later | None:
     job, plan, members = load(node, job_id)
     if job.state is not JobState.REPORTING:
         return None
-    rounds = node.store.run("report.rounds", lambda records: records.select(Round, job_id))
+    rounds, lines = node.store.run(
+        "report.rounds", lambda records: (records.select(Round, job_id), records.select(JobLine, job_id))
+    )
     names = {member.participant_id: node.peers.name(member.participant_id) for member in members}
     manifest = own_manifest(node, job.manifest)
-    payload = report_payload(job, plan, members, rounds, manifest, names, node.now())
+    payload = report_payload(job, plan, members, rounds, manifest, names, node.now(), timeline=lines)
     stored = node.blobs.put(canonical_json(node.signer.sign(REPORT_KIND, payload)))
     now = node.now()
 
