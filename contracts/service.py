@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from contracts.catalog import CatalogService
+from contracts.catalog import PAGE_SIZE, CatalogService
 from contracts.delivery import DeliveryService, RetryRule
 from contracts.negotiation_service import NegotiationService
 from contracts.peer_catalogs import PeerCatalogs
@@ -65,6 +65,7 @@ def open_contracts(
     ids: Ids,
     retry: RetryRule | None = None,
     lease_seconds: float = 30.0,
+    page_size: int = PAGE_SIZE,
 ) -> ContractService:
     """Return the room's services.
 
@@ -81,10 +82,11 @@ def open_contracts(
         ids: fresh ``urn:uuid:`` ids.
         retry: when to try again and when to give up.
         lease_seconds: how long a sender may hold a row; longer than a peer's slowest answer.
+        page_size: how many datasets stand on a page of the catalog.
     """
     recorder = Recorder(clock=clock, ids=ids, doorbell=doorbell, lease_seconds=lease_seconds)
     return ContractService(
-        catalog=CatalogService(store=store, gate=gate, participant=participant, clock=clock),
+        catalog=CatalogService(store=store, gate=gate, participant=participant, clock=clock, page_size=page_size),
         negotiations=NegotiationService(
             store=store, recorder=recorder, gate=gate, behaviour=behaviour, participant=participant, signer=signer
         ),

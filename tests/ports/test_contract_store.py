@@ -99,7 +99,11 @@ AGREEMENT = Agreement(id="urn:a:1", target="urn:d", assigner="p", assignee="c", 
     [
         _negotiation(),
         _negotiation(
-            agreement=AGREEMENT, verified=True, reasons=("because ünïcode",), state=NegotiationState.FINALIZED, asked=None
+            agreement=AGREEMENT,
+            verified=True,
+            reasons=("because ünïcode",),
+            state=NegotiationState.FINALIZED,
+            asked=None,
         ),
         _negotiation(peer_pid=None, asked=asking(dataset(), rules=rules(MARKETING))),
     ],
@@ -125,11 +129,11 @@ def test_a_transfer_comes_back_as_it_was_saved(store):
 def test_the_peers_pid_is_its_idempotency_key(store):
     """The same pid of the same peer in the same role is one process; adding it again is refused for good."""
     store.run("test", lambda uow: uow.add(_negotiation(), act_at=None))
-    found = store.run(
-        "test", lambda uow: uow.by_peer_pid(Kind.NEGOTIATION, "did:web:c", "urn:peer:1", Role.PROVIDER)
-    )
+    found = store.run("test", lambda uow: uow.by_peer_pid(Kind.NEGOTIATION, "did:web:c", "urn:peer:1", Role.PROVIDER))
     assert found == _negotiation()
-    assert store.run("t", lambda uow: uow.by_peer_pid(Kind.NEGOTIATION, "did:web:x", "urn:peer:1", Role.PROVIDER)) is None
+    assert (
+        store.run("t", lambda uow: uow.by_peer_pid(Kind.NEGOTIATION, "did:web:x", "urn:peer:1", Role.PROVIDER)) is None
+    )
     with pytest.raises(ProcessTakenError):
         store.run("test", lambda uow: uow.add(_negotiation(pid="urn:n:other"), act_at=None))
 
@@ -198,9 +202,7 @@ def test_a_row_waits_behind_an_earlier_one_of_its_process(store):
     other = _enqueue(store, _row(3, pid="urn:n:2"))
     assert (first.lease, second.lease, other.lease) == ("me", None, "me")
     assert store.lease_due(lease="you", now=START, until=SOON, limit=10) == []
-    settled = store.run(
-        "test", lambda uow: uow.settle(first, status="sent", at=START, answer_status=200, answer="ok")
-    )
+    settled = store.run("test", lambda uow: uow.settle(first, status="sent", at=START, answer_status=200, answer="ok"))
     assert settled
     following = store.run("test", lambda uow: uow.lease_next("urn:n:1", lease="me", now=START, until=SOON))
     assert (following.id, following.attempts) == (second.id, 1)

@@ -305,7 +305,7 @@ def test_whatever_is_lost_both_sides_come_to_the_same_end(sides, wire):
         if stop > 6:
             with contextlib.suppress(IllegalCommandError):
                 consumer.service.negotiations.terminate(started.pid, ("enough",))
-        settle(consumer, provider, seconds=60, step=15)
+        settle(consumer, provider, seconds=800, step=40)
         _alike(consumer, provider, started.pid)
 
     negotiate()

@@ -6,6 +6,7 @@ still until a test moves it. Work is done when the test says so (``settle``), so
 
 import dataclasses
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,16 +16,21 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from connector.http.datasets import datasets_router
 from connector.http.dsp import dsp_router, version_router
+from connector.http.negotiations import negotiations_router
+from connector.http.problems import install_problem_handlers
+from connector.http.transfers import transfers_router
 from connector.identity.errors import UnauthorizedError
 from connector.identity.membership import PeerIdentity
+from connector.identity.operators import OperatorIdentity
 from connector.storage.contracts import ContractStore
 from connector.storage.database import Database
 from contracts.behaviour import AutomaticBehaviour, AutomaticTransfers
 from contracts.delivery import RetryRule
 from contracts.errors import PeerUnavailableError
 from contracts.messages import DataAddress, Offer
-from contracts.ports import Behaviour, Peer, PeerAnswer, TransferBehaviour
+from contracts.ports import Behaviour, Doorbell, Peer, PeerAnswer, TransferBehaviour
 from contracts.processes import AgreementRecord, Counterparty, Dataset, Kind, OutboxRow, Transfer
 from contracts.service import ContractService, OwnSide, open_contracts
 from policies.gate import PolicyGate
@@ -132,6 +138,28 @@ class FakeIdentities:
         )
 
 
+@dataclasses.dataclass
+class _Directory:
+    """Knows everybody on the wire (port: ``contracts.ports.PeerDirectory``)."""
+
+    wire: Wire
+
+    def find(self, participant_id: str) -> Peer | None:
+        """See the port."""
+        side = self.wire.sides.get(participant_id)
+        return side.peer if side else None
+
+
+class _Operators:
+    """Takes ``Bearer operator`` for an operator who may read and write."""
+
+    def verify(self, header: str | None) -> OperatorIdentity:
+        """Return the operator."""
+        if header != "Bearer operator":
+            raise UnauthorizedError("token-missing", "an operator's token is needed")
+        return OperatorIdentity(name="operator", scopes=frozenset({"read", "write"}))
+
+
 @dataclasses.dataclass(repr=False)
 class Side:
     """One participant's contracts room."""
@@ -141,7 +169,7 @@ class Side:
     service: ContractService
     store: ContractStore
     bell: Bell
-    clock: Clock
+    clock: Any
     signer: Signer
     app: FastAPI
     client: TestClient
@@ -185,19 +213,25 @@ def open_side(
     wire: Wire,
     database: Database,
     name: str,
-    clock: Clock,
+    clock: Callable[[], datetime],
     *,
     behaviour: Behaviour | None = None,
     transfer_behaviour: TransferBehaviour | None = None,
     retry: RetryRule | None = None,
     address: str | None = None,
+    page_size: int = 100,
+    doorbell: Doorbell | None = None,
 ) -> Side:
     """Return a participant ``did:web:NAME.example`` over a migrated database, connected to the wire."""
     participant = f"did:web:{name}.example"
     address = address or f"http://{name}.example"
     heard: list[tuple[str, str]] = []
     bell, signer, store = Bell(), new_signer(participant + "#key"), ContractStore(database)
-    numbers = itertools.count(1)
+    numbers, lock = itertools.count(1), threading.Lock()
+
+    def fresh() -> str:
+        with lock:
+            return f"urn:uuid:00000000-0000-4000-8000-{name[:1].encode().hex()}{next(numbers):010d}"
 
     def started(_agreement: AgreementRecord, transfer: Transfer) -> DataAddress:
         return DataAddress(
@@ -212,7 +246,7 @@ def open_side(
         participant=OwnSide(id=participant, dsp_url=f"{address}/dsp/2025-1"),
         signer=signer,
         calls=wire.calls(participant),
-        doorbell=bell,
+        doorbell=doorbell or bell,
         behaviour=behaviour or AutomaticBehaviour(),
         transfer_behaviour=transfer_behaviour
         or AutomaticTransfers(
@@ -220,13 +254,19 @@ def open_side(
             on_transfer_state=lambda _agreement, transfer: heard.append((transfer.pid, transfer.state.value)),
         ),
         clock=clock,
-        ids=lambda: f"urn:uuid:00000000-0000-4000-8000-{name[:1].encode().hex()}{next(numbers):010d}",
+        ids=fresh,
         retry=retry,
+        page_size=page_size,
     )
     app = FastAPI()
     app.state.peers = FakeIdentities(wire)
     app.include_router(dsp_router(service))
     app.include_router(version_router())
+    app.include_router(datasets_router(service, _Directory(wire)))
+    app.include_router(negotiations_router(service, _Directory(wire)))
+    app.include_router(transfers_router(service))
+    app.state.operators = _Operators()
+    install_problem_handlers(app)
     side = Side(
         id=participant,
         address=address,
@@ -258,7 +298,7 @@ def settle(*sides: Side, seconds: float = 0.0, step: float = 5.0) -> None:
 
 def _drain(sides: tuple[Side, ...]) -> None:
     for _ in range(10_000):
-        if not any([side.do_one() for side in sides]):
+        if not any([side.do_one() for side in sides]):  # noqa: C419 - every side must have its turn
             return
     raise AssertionError("the two sides never come to rest")
 
