@@ -47,11 +47,14 @@ def maybe_time(value: int | None) -> datetime | None:
 
 def process_row(process: Process, act_at: datetime | None) -> dict[str, Any]:
     """Return the columns of a process."""
-    is_negotiation = isinstance(process, Negotiation)
-    agreement_id = (process.agreement.id if process.agreement else None) if is_negotiation else process.agreement_id
+    if isinstance(process, Negotiation):
+        kind, details = Kind.NEGOTIATION, _negotiation_details(process)
+        agreement_id = process.agreement.id if process.agreement else None
+    else:
+        kind, details, agreement_id = Kind.TRANSFER, _transfer_details(process), process.agreement_id
     return {
         "pid": process.pid,
-        "kind": (Kind.NEGOTIATION if is_negotiation else Kind.TRANSFER).value,
+        "kind": kind.value,
         "role": process.role.value,
         "state": process.state.value,
         "counterparty_id": process.counterparty.participant_id,
@@ -59,7 +62,7 @@ def process_row(process: Process, act_at: datetime | None) -> dict[str, Any]:
         "peer_pid": process.peer_pid,
         "dataset_id": process.dataset_id,
         "agreement_id": agreement_id,
-        "details": dumps(_negotiation_details(process) if is_negotiation else _transfer_details(process)),
+        "details": dumps(details),
         "created_at": micros(process.created_at),
         "updated_at": micros(process.updated_at),
         "act_at": maybe_micros(act_at),
