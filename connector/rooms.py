@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.datasets.snapshots import ParticipantSnapshots
-from connector.datasets.usage import UsageGate
+from connector.datasets.usage import UsageGate, approved_plan_facts
 from connector.drivers.wire import DSP_PATH, PeerWire
 from connector.foundation import Foundation
 from connector.identity.files import read_secret
@@ -92,7 +92,11 @@ def lay_rooms(
         peers=HttpLearningPeers(foundation.client, foundation.directory),
         contracts=training,
         gate=UsageGate(
-            agreements=contract_store, consents=consents, decisions=SqlDecisionLog(foundation.database), now=now
+            agreements=contract_store,
+            consents=consents,
+            decisions=SqlDecisionLog(foundation.database),
+            now=now,
+            plan_facts=approved_plan_facts(store),
         ),
         snapshots=ParticipantSnapshots(settings, pseudonym_key),
         trainer=trainer,

@@ -120,12 +120,13 @@ def refused_purpose(
 def wait_negotiation(ai: OperatorClient, pid: str) -> Mapping[str, Any]:
     """Follow a negotiation to its end."""
     deadline = time.monotonic() + _NEGOTIATION_SECONDS
-    while time.monotonic() < deadline:
+    while True:
         found: Mapping[str, Any] = ai.get(f"/management/negotiations/{pid}")
         if found["state"] in ("FINALIZED", "TERMINATED"):
             return found
+        if time.monotonic() > deadline:
+            raise DemoError(f"a negotiation did not end within {_NEGOTIATION_SECONDS:g} s: {found['state']}")
         time.sleep(0.05)
-    raise DemoError(f"a negotiation did not end within {_NEGOTIATION_SECONDS:g} s: {found['state']}")
 
 
 def open_desks(stage: Stage, contracted: Contracted) -> dict[str, tuple[learners.ConsentDesk, learners.Asked]]:

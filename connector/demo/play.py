@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from connector.datasets.folder import DatasetFolder
 from connector.demo import conduct, learners, plans
 from connector.demo.central import central_reference
 from connector.demo.conduct import Consented, Narrator
@@ -15,6 +16,7 @@ from connector.demo.stage import Running, School, Stage, make_stage, publish, st
 from connector.peers.operator import OperatorClient
 from connector.reporting.build_output import Output, check_destination, write_output
 from connector.reporting.observations import CardStep, Event, Observations, ProviderCard, Reference, band
+from connector.settings import Settings
 from learning.plans import Aggregation
 
 _POOLED = "The demo pooled its own made-up data to print the central reference; no real data space could."
@@ -30,7 +32,7 @@ class DemoOptions:
     providers: int | None = None
     rounds: int | None = None
     strategy: plans.Strategy | None = None
-    aggregation: Aggregation = Aggregation()
+    aggregation: Aggregation = dataclasses.field(default_factory=Aggregation)
     seed: int = 7
     base_port: int | None = None
     database_url: str | None = None
@@ -191,12 +193,12 @@ def _card(school: School, participant: str, card: Mapping[str, Any], consented: 
         for row in card["rounds"]
         if row["state"] == "DONE"
     )
-    rows = max((int(step.metrics.get("test", {}).get("count") or 0) for step in steps), default=0)
+    facts = DatasetFolder(Settings.load(school.place.folder)).facts(conduct.dataset_id(school.place))
     return ProviderCard(
         participant=participant,
         name=school.place.name,
         learners=band(len(consented.played.granted)),
-        rows=band(school.entry.rows or rows),
+        rows=band(facts.train_rows if facts else 0),
         steps=steps,
     )
 

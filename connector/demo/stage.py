@@ -5,12 +5,15 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from connector.datasets.desk import open_publisher
 from connector.demo import generator, issuers, learners, participants, plans
 from connector.demo.broker import start_broker, write_broker_configuration
 from connector.demo.participants import DemoError, Offer, Place
 from connector.demo.processes import stop
 from connector.enrolment import create_authority
+from connector.foundation import utc_now
 from connector.identity.membership import did_web
+from connector.settings import Settings
 from connector.sources.opened import open_source
 from connector.sources.providers import (
     ProviderEntry,
@@ -173,10 +176,6 @@ def publish(stage: Stage) -> None:
 
 def publish_dataset(place: Place, name: str) -> None:
     """Publish one dataset of one participant."""
-    from connector.datasets.desk import open_publisher
-    from connector.foundation import utc_now
-    from connector.settings import Settings
-
     with open_publisher(Settings.load(place.folder), now=utc_now) as publisher:
         publisher.publish(publisher.folder.named(name))
 
