@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import pydantic
-from sqlalchemy import Table, and_, delete, insert, select, update
+from sqlalchemy import Table, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -53,9 +53,9 @@ class SqlRecords:
     def add(self, value: object) -> bool:
         """Insert a record; return False and change nothing when its key exists."""
         table = _TABLES[type(value)]
-        builder = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
-        result = self._connection.execute(builder(table).values(_row(value)).on_conflict_do_nothing())
-        return bool(result.rowcount)
+        statement = self._insert(table).values(_row(value)).on_conflict_do_nothing()
+        # Drivers disagree about the row count of an insert that did nothing; a returned key is the same on both.
+        return self._connection.execute(statement.returning(*table.primary_key)).first() is not None
 
     def get(self, kind: type[T], *key: str | int) -> T | None:
         """Return the record with this key."""
@@ -86,21 +86,29 @@ class SqlRecords:
 
     def enqueue(self, task: str, key: str, due_at: datetime) -> None:
         """Make a piece of work due; the same task and key twice is one piece, at the earlier time."""
-        due = due_at.timestamp()
-        work = tables.work
-        where = and_(work.c.task == task, work.c.key == key)
-        row = self._connection.execute(select(work.c.due_at, work.c.version).where(where).with_for_update()).first()
-        due = due if row is None else min(due, row.due_at)
+        # One statement: two transactions that name the same work at once must not both insert it.
+        work, given, soon = tables.work, due_at.timestamp(), self._now + _LOST_AFTER_SECONDS
+        earlier = case((work.c.due_at < given, work.c.due_at), else_=given)
         # Work that is due now is rung for after the commit; the sweep only repeats a doorbell that got lost.
-        publish = due if due > self._now else self._now + _LOST_AFTER_SECONDS
-        if row is None:
-            self._connection.execute(insert(work).values(task=task, key=key, due_at=due, publish_at=publish))
-        else:
-            self._connection.execute(
-                update(work).where(where).values(due_at=due, publish_at=publish, version=row.version + 1)
+        statement = (
+            self._insert(work)
+            .values(task=task, key=key, due_at=given, publish_at=given if given > self._now else soon)
+            .on_conflict_do_update(
+                index_elements=[work.c.task, work.c.key],
+                set_={
+                    "due_at": earlier,
+                    "publish_at": case((earlier > self._now, earlier), else_=soon),
+                    "published": 0,
+                    "version": work.c.version + 1,
+                },
             )
-        if due <= self._now:
+            .returning(work.c.due_at)
+        )
+        if self._connection.execute(statement).scalar_one() <= self._now:
             self._transaction.on_commit(lambda: self._ring(task, key))
+
+    def _insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        return postgresql.insert(table) if self._connection.dialect.name == "postgresql" else sqlite.insert(table)
 
     def _one(self, kind: type[T], key: tuple[str | int, ...], *, lock: bool) -> T | None:
         table = _TABLES[kind]
@@ -161,6 +169,7 @@ class WorkBook:
                     lease_owner=owner,
                     lease_until=moment + self._lease_seconds,
                     publish_at=moment + self._lease_seconds,
+                    published=0,
                     tries=row.tries + 1,
                 )
             )
@@ -198,7 +207,7 @@ class WorkBook:
         def run(transaction: Transaction) -> None:
             held = [work.c.task == lease.task, work.c.key == lease.key, work.c.lease == lease.token]
             version = transaction.connection.execute(select(work.c.version).where(*held).with_for_update()).scalar()
-            values: dict[str, Any] = {"lease": None, "lease_until": None, "error": error}
+            values: dict[str, Any] = {"lease": None, "lease_until": None, "error": error, "published": 0}
             if version == lease.version:
                 values |= {"due_at": due, "publish_at": due}
             else:
