@@ -46,6 +46,11 @@ def _key_sets(settings: Settings) -> Iterator[str]:
             yield f"{settings.file}: [{section}] issuer and jwks are needed together"
         if given.jwks is not None:
             yield from _tried(functools.partial(read_key_set, given.jwks))
+        if given.client_id is not None and given.missing_for_sign_in:
+            missing = ", ".join(given.missing_for_sign_in)
+            yield f"{settings.file}: [{section}] client_id: signing in to the pages also needs {missing}"
+        if given.client_secret_file is not None:
+            yield from _tried(functools.partial(read_secret, given.client_secret_file))
 
 
 def _folders(settings: Settings) -> Iterator[str]:

@@ -65,6 +65,11 @@ token_file = "operator.token"
 # Whose tokens speak for learners: an OIDC issuer and the file of its keys.
 # issuer = "https://lms.example"
 # jwks = "lms-keys.json"
+# Where learners sign in to their pages (below /my); the issuer must know the URL of /my/signed-in.
+# client_id = "orchard"
+# client_secret_file = "lms-client.secret"
+# authorization_endpoint = "https://lms.example/authorize"
+# token_endpoint = "https://lms.example/token"
 pseudonym_key = "pseudonym.key"
 
 [catalog]
@@ -95,6 +100,7 @@ class Enrolment:
     public_url: str = ""
     database_url: str = "sqlite:///orchard.sqlite"
     broker_url: str = ""
+    broker_prefix: str = ""
 
     @property
     def address(self) -> str:
@@ -175,7 +181,7 @@ def _authority_signer(folder: Path) -> Signer:
 
 
 def _configuration(enrolment: Enrolment, participant_id: str) -> str:
-    prefix = "orchard." + "".join(letter if letter.isalnum() else "-" for letter in participant_id)[:80]
+    own_prefix = "orchard." + "".join(letter if letter.isalnum() else "-" for letter in participant_id)[:80]
     values = {
         "id": participant_id,
         "name": enrolment.name,
@@ -185,7 +191,7 @@ def _configuration(enrolment: Enrolment, participant_id: str) -> str:
         "public_url": enrolment.address,
         "database_url": enrolment.database_url,
         "broker_url": enrolment.broker_url,
-        "prefix": prefix,
+        "prefix": enrolment.broker_prefix or own_prefix,
     }
     # A JSON string without escapes beyond JSON's own is a TOML basic string.
     quoted = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

@@ -51,8 +51,16 @@ def _base_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.fragment:
+        raise ValueError("must be an http or https URL")
+    return url
+
+
 LocalPath = Annotated[Path, AfterValidator(_beside_the_file)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+EndpointUrl = Annotated[str, AfterValidator(_endpoint)]
 DatabaseUrl = Annotated[str, AfterValidator(_sqlite_beside_the_file)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 
@@ -116,19 +124,37 @@ class Identity(_Section):
     authority: LocalPath = Path("authority.json")
 
 
-class Management(_Section):
+class SignIn(_Section):
+    """An OIDC issuer with its keys; with a client id and the two endpoints, people sign in to the pages there too.
+
+    The issuer sends browsers back to ``{public_url}/my/signed-in`` (learners) or ``{public_url}/operate/signed-in``.
+    Without ``client_secret_file`` we are a public client. Nothing is discovered: all of it is typed by the operator.
+    """
+
+    issuer: str | None = None
+    jwks: LocalPath | None = None
+    client_id: Text | None = None
+    client_secret_file: LocalPath | None = None
+    authorization_endpoint: EndpointUrl | None = None
+    token_endpoint: EndpointUrl | None = None
+    sign_in_scope: Text = "openid profile"
+
+    @property
+    def missing_for_sign_in(self) -> tuple[str, ...]:
+        """The keys that pages need beside those that are given; all of them when people do not sign in here."""
+        wanted = ("issuer", "jwks", "client_id", "authorization_endpoint", "token_endpoint")
+        return tuple(name for name in wanted if getattr(self, name) is None)
+
+
+class Management(SignIn):
     """Who operates: the token in ``token_file`` and, if named, an OIDC issuer with its keys."""
 
     token_file: LocalPath = Path("operator.token")
-    issuer: str | None = None
-    jwks: LocalPath | None = None
 
 
-class Consent(_Section):
-    """Whose tokens speak for learners, and the secret behind their pseudonyms."""
+class Consent(SignIn):
+    """Whose tokens speak for learners, where they sign in, and the secret behind their pseudonyms."""
 
-    issuer: str | None = None
-    jwks: LocalPath | None = None
     pseudonym_key: LocalPath = Path("pseudonym.key")
 
 

@@ -86,18 +86,7 @@ class JwtLearnerVerifier:
         Raises:
             UnauthorizedError: no token, or none that we accept.
         """
-        claims = self._claims(bearer(header))
-        subject = claims.get("sub")
-        if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_TEXT:
-            raise UnauthorizedError("malformed-token", "the token names no subject")
-        return LearnerIdentity(
-            subject=subject,
-            scopes=frozenset(str(claims.get("scope", "")).split()) & LEARNER_SCOPES,
-            country=_country(claims),
-            birth_year=_birth_year(claims),
-            birth_date=_birth_date(claims),
-            guardian_of=_wards(claims.get("guardian_of", [])),
-        )
+        return learner_identity(self._claims(bearer(header)))
 
     def _claims(self, token: str) -> dict[str, Any]:
         try:
@@ -115,6 +104,26 @@ class JwtLearnerVerifier:
         if "nbf" in claims and instant(claims, "nbf", now) > now + SKEW:
             raise UnauthorizedError("token-not-yet-valid", "the token is not valid yet")
         return claims
+
+
+def learner_identity(claims: Mapping[str, Any], scopes: frozenset[str] | None = None) -> LearnerIdentity:
+    """Return the person that verified claims speak of; ``scopes`` are those of the claim ``scope`` when not given.
+
+    Raises:
+        UnauthorizedError: the claims name no subject, or are malformed.
+    """
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_TEXT:
+        raise UnauthorizedError("malformed-token", "the token names no subject")
+    given = frozenset(str(claims.get("scope", "")).split()) if scopes is None else scopes
+    return LearnerIdentity(
+        subject=subject,
+        scopes=given & LEARNER_SCOPES,
+        country=_country(claims),
+        birth_year=_birth_year(claims),
+        birth_date=_birth_date(claims),
+        guardian_of=_wards(claims.get("guardian_of", [])),
+    )
 
 
 def _wards(value: object) -> tuple[Ward, ...]:
