@@ -6,6 +6,7 @@ the user ``postgres`` when the tests run as root, because PostgreSQL refuses roo
 
 import contextlib
 import ctypes
+import dataclasses
 import itertools
 import os
 import pwd
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -39,9 +40,24 @@ _MISSING = (
 )
 
 
-@pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """Give a function that makes a fresh, empty database on this session's server and returns its SQLAlchemy URL."""
+@contextlib.contextmanager
+def running_postgresql() -> Iterator[Callable[[], str]]:
+    """Give a function that makes a fresh, empty database on a server of its own and returns its SQLAlchemy URL."""
+    with postgresql(_SETTINGS) as server:
+        yield server.create
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running PostgreSQL: its process, and how to make a fresh, empty database (returns its SQLAlchemy URL)."""
+
+    process: subprocess.Popen[bytes]
+    create: Callable[[], str]
+
+
+@contextlib.contextmanager
+def postgresql(settings: Mapping[str, str]) -> Iterator[Server]:
+    """Run a PostgreSQL of one's own with these settings; it keeps what it was told only until the end."""
     binaries = _binaries()
     if binaries is None:
         pytest.fail(_MISSING, pytrace=False)
@@ -51,11 +67,18 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
     if user is not None:
         shutil.chown(folder, user, user)
     try:
-        with _running(binaries, folder, user) as server_user:
+        with _running(binaries, folder, user, settings) as (process, server_user):
             names = (f"orchard_{number}" for number in itertools.count(1))
-            yield lambda: _create(folder, server_user, next(names))
+            yield Server(process=process, create=lambda: _create(folder, server_user, next(names)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Callable[[], str]]:
+    """Give a function that makes a fresh, empty database on this session's server and returns its SQLAlchemy URL."""
+    with running_postgresql() as create:
+        yield create
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -85,7 +108,9 @@ def _binaries() -> Path | None:
 
 
 @contextlib.contextmanager
-def _running(binaries: Path, folder: Path, user: str | None) -> Iterator[str]:
+def _running(
+    binaries: Path, folder: Path, user: str | None, settings: Mapping[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     data = folder / "data"
     server_user = user or pwd.getpwuid(os.geteuid()).pw_name
     made = subprocess.run(
@@ -100,7 +125,7 @@ def _running(binaries: Path, folder: Path, user: str | None) -> Iterator[str]:
     )
     if made.returncode != 0:
         pytest.fail(f"initdb failed: {made.stderr.strip()}", pytrace=False)
-    options = [part for key, value in _SETTINGS.items() for part in ("-c", f"{key}={value}")]
+    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [binaries / "postgres", "-D", data, "-k", folder, *options],
@@ -114,7 +139,7 @@ def _running(binaries: Path, folder: Path, user: str | None) -> Iterator[str]:
         )
     try:
         _wait(server, folder, server_user)
-        yield server_user
+        yield server, server_user
     finally:
         server.send_signal(signal.SIGQUIT)
         server.wait(timeout=30)

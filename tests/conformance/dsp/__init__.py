@@ -1,0 +1,1 @@
+"""The Dataspace Protocol's conformance kit against this connector; see README.md."""
