@@ -4,11 +4,13 @@ Several API processes may run them on one database: every row is under a lease. 
 """
 
 import contextlib
+import heapq
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 import structlog
@@ -19,6 +21,7 @@ from contracts.service import ContractService
 
 Work: TypeAlias = OutboxRow | tuple[Kind, str]
 _BATCH = 100
+_SHARED_MICROSECONDS = 10_000
 
 
 class Senders:
@@ -37,7 +40,7 @@ class Senders:
         self._token = uuid.uuid4().hex
         self._running = False
         self._wake = threading.Condition()
-        self._next_look: datetime | None = None
+        self._looks: list[datetime] = []
         self._service: ContractService | None = None
         self._log = structlog.get_logger(__name__)
 
@@ -59,9 +62,11 @@ class Senders:
 
     def later(self, at: datetime) -> None:
         """See the port."""
+        # Up to the next hundredth of a second, so that a thousand retries share a look.
+        due = at + timedelta(microseconds=-at.microsecond % _SHARED_MICROSECONDS)
         with self._wake:
-            if self._next_look is None or at < self._next_look:
-                self._next_look = at
+            heapq.heappush(self._looks, due)
+            if self._looks[0] is due:
                 self._wake.notify()
 
     # The threads
@@ -109,21 +114,26 @@ class Senders:
     def _sweep(self, service: ContractService) -> None:
         while self._running:
             self._guarded(lambda: self._look(service))
-            with self._wake:
-                self._wake.wait(self._pause())
+            self._rest()
 
     def _look(self, service: ContractService) -> None:
-        with self._wake:
-            self._next_look = None
         for row in service.delivery.lease_due(_BATCH):
             self._work.put(row)
         for due in service.delivery.due_behaviours(_BATCH):
             self._work.put(due)
 
-    def _pause(self) -> float:
-        if self._next_look is None:
-            return self._sweep_seconds
-        return min(self._sweep_seconds, max(0.0, (self._next_look - self._clock()).total_seconds()))
+    def _rest(self) -> None:
+        """Sleep until something falls due, at most until the next sweep; a new due time only shortens the sleep."""
+        end = time.monotonic() + self._sweep_seconds
+        with self._wake:
+            while self._running and (left := min(end - time.monotonic(), self._until_due())) > 0:
+                self._wake.wait(left)
+            now = self._clock()
+            while self._looks and self._looks[0] <= now:
+                heapq.heappop(self._looks)
+
+    def _until_due(self) -> float:
+        return (self._looks[0] - self._clock()).total_seconds() if self._looks else self._sweep_seconds
 
     def _guarded(self, work: Callable[[], None]) -> None:
         # A sender that dies would silence the participant: whatever goes wrong is logged, and the sweep tries again.

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -90,3 +90,31 @@ def test_stop_ends_every_thread(sides):
     assert threading.active_count() > before
     senders[0].stop()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dsp-") and thread.is_alive()]
+
+
+def test_what_falls_due_is_done_then_and_not_with_the_next_sweep():
+    """A retry or a question for later wakes the senders at its own time, however many are pending."""
+    bell = Senders(clock=_clock, threads=1, sweep_seconds=30.0)
+    looks: list[datetime] = []
+
+    class Delivery:
+        """Notes when it is asked."""
+
+        def lease_due(self, _limit: int) -> tuple[()]:
+            looks.append(_clock())
+            return ()
+
+        def due_behaviours(self, _limit: int) -> tuple[()]:
+            return ()
+
+    bell.serve(type("Service", (), {"delivery": Delivery()})())
+    bell.start()
+    _until(lambda: len(looks) == 1)
+    begun = _clock()
+    for seconds in (0.3, 0.1, 0.2):
+        bell.later(begun + timedelta(seconds=seconds))
+    _until(lambda: len(looks) == 4)
+    bell.stop()
+    for look, seconds in zip(looks[1:], (0.1, 0.2, 0.3), strict=True):
+        assert look >= begun + timedelta(seconds=seconds)
+        assert look < begun + timedelta(seconds=seconds + 10)
