@@ -178,6 +178,8 @@ def _shown(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _sentence(value: Round, metrics: Mapping[str, Mapping[str, Any]], contributors: int) -> str:
     test = metrics["test"]
-    numbers = [f"{name} {test[name]:.4f}" for name in ("loss", "auc", "accuracy") if test[name] is not None]
+    # A line of a terminal holds two.
+    second = "accuracy" if test["auc"] is None else "auc"
+    numbers = [f"{name} {test[name]:.4f}" for name in ("loss", second) if test[name] is not None]
     what = "evaluation" if value.kind is RoundKind.EVALUATE else f"round {value.round}"
     return f"{what}: {contributors} contributors; model before it: {', '.join(numbers) or 'nothing to measure'}"

@@ -47,8 +47,8 @@ def demo(
     from rich.console import Console
 
     from connector.demo import play
-    from connector.demo.show import ConsoleNarrator
     from connector.observability import configure_logging
+    from connector.reporting.live import ConsoleNarrator
     from learning.plans import Aggregation
 
     if strategy not in (None, "fedavg", "fedadam", "fedyogi", "fedadagrad"):

@@ -4,8 +4,9 @@ import sys
 
 import typer
 
-from connector.cli import dataset, source
+from connector.cli import dataset, job, learners, plan, source
 from connector.cli.demo import demo
+from connector.cli.exchange import add_exchange_commands
 from connector.cli.predict import add_predict_command
 from connector.cli.serve import add_serve_commands
 from connector.cli.setup import add_setup_commands
@@ -20,8 +21,13 @@ app = typer.Typer(
 add_setup_commands(app)
 add_serve_commands(app)
 add_predict_command(app)
+add_exchange_commands(app)
 app.add_typer(source.app, name="source")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(learners.app, name="learners")
+app.add_typer(plan.app, name="plan")
+app.add_typer(job.app, name="job")
+app.add_typer(job.tree, name="tree")
 app.command("demo")(demo)
 
 

@@ -34,6 +34,9 @@ def init(
     authority_dir: Annotated[Path | None, typer.Option(help="Own the authority? Its folder: admits at once.")] = None,
     dsn: Annotated[str, typer.Option("--database-url", "--dsn", help="SQLAlchemy URL.")] = "sqlite:///orchard.sqlite",
     broker: Annotated[str, typer.Option("--broker-url", help="Valkey or Redis URL, for learning work.")] = "",
+    broker_prefix: Annotated[
+        str, typer.Option(help="What our keys there begin with, if the broker's owner gave us a prefix.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a participant: configuration, keys, operator token and a membership request."""
@@ -55,6 +58,7 @@ def init(
         public_url=public_url,
         database_url=dsn,
         broker_url=broker,
+        broker_prefix=broker_prefix,
     )
     now = datetime.now(UTC)
     request = create_participant(folder, enrolment, trusted, now)

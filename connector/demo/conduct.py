@@ -4,34 +4,19 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from connector.demo import issuers, learners, plans
 from connector.demo.participants import DemoError, Place
 from connector.demo.stage import DATASET, School, Stage, issuer_of
 from connector.identity.membership import did_web
 from connector.peers.operator import OperatorClient
+from connector.reporting.live import Narrator, tell_events
 
 MARKETING = "https://w3id.org/dpv#Marketing"
 WITHDRAW_AFTER = 2
 _NEGOTIATION_SECONDS = 30.0
 _PREFIX = "https://w3id.org/orchard/"
-
-
-class Narrator(Protocol):
-    """Tells whoever watches what happens."""
-
-    def chapter(self, title: str) -> None:
-        """Begin a part."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Say one thing that happened."""
-        ...
-
-    def round(self, number: int, total: int, text: str) -> None:
-        """Report a finished round."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,16 +160,7 @@ def follow(
     on_round: Callable[[int], None] = lambda _number: None,
 ) -> Mapping[str, Any]:
     """Tell a job's timeline as it happens; return the job at its end."""
-    for code, data in ai.follow(f"/management/jobs/{job_id}/events"):
-        if code == "end":
-            break
-        text = str(data.get("text"))
-        if code.startswith("round-") and ("contributors; model before it" in text):
-            number = int(code.removeprefix("round-"))
-            narrator.round(number, rounds + 1, text)
-            on_round(number)
-        else:
-            narrator.say(text)
+    tell_events(ai.follow_job(job_id), rounds + 1, narrator, on_round)
     found: Mapping[str, Any] = ai.get(f"/management/jobs/{job_id}")
     return found
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from connector.demo.processes import orchard, start
 from connector.enrolment import AUTHORITY_FILE, MEMBERSHIP_FILE, Enrolment, admit_request, create_participant
 from connector.peers.operator import OperatorClient, OperatorError
+from connector.settings import Settings
+from connector.storage.migrate import upgrade
 
 READY_SECONDS = 60.0
 PURPOSE = "https://w3id.org/orchard/KnowledgeTracing"
@@ -101,6 +103,7 @@ def make_participant(
         port=place.port,
         database_url=database_url,
         broker_url=broker_url,
+        broker_prefix=place.slug,
     )
     now = datetime.now(UTC)
     request = create_participant(place.folder, enrolment, authority / AUTHORITY_FILE, now)
@@ -112,16 +115,12 @@ def make_participant(
         "require = true",
         f'require = true\n# One fork server serves the whole demo: it holds no data.\nsocket = "{socket_path}"',
     )
-    text = _with_prefix(text, place.slug)
     settings.write_text(text, encoding="utf-8")
     migrate(place)
 
 
 def migrate(place: Place) -> None:
     """Bring the participant's database to this version's schema."""
-    from connector.settings import Settings
-    from connector.storage.migrate import upgrade
-
     upgrade(Settings.load(place.folder).storage.database_url)
 
 
@@ -136,11 +135,18 @@ def trust_learners_of(place: Place, issuer: str, jwks: Path) -> None:
 
 def write_dataset(place: Place, name: str, offer: Offer) -> None:
     """Write a dataset file: the source, the terms and the privacy notice, in two languages."""
+    (place.folder / "datasets" / f"{name}.toml").write_text(
+        dataset_text(place.name, place.slug, offer), encoding="utf-8"
+    )
+
+
+def dataset_text(name: str, slug: str, offer: Offer) -> str:
+    """Return a dataset file for the school called ``name``."""
     now = datetime.now(UTC).replace(microsecond=0)
     until = now + timedelta(days=offer.days)
     parameters = ", ".join(f"{key} = {json.dumps(value)}" for key, value in offer.parameters.items())
-    text = f"""\
-title = {json.dumps(f"Learning records of {place.name}")}
+    return f"""\
+title = {json.dumps(f"Learning records of {name}")}
 description = "Made public to the data space by schema only; rows stay here."
 keywords = ["education", "federated-training"]
 view = {json.dumps(str(offer.view))}
@@ -158,7 +164,7 @@ cohort_floor = {offer.cohort_floor}
 [notice]
 recipients = {json.dumps(list(offer.recipients))}
 algorithm_class = {json.dumps(offer.algorithm_class)}
-dpo = "dpo@{place.slug}.example"
+dpo = "dpo@{slug}.example"
 withdrawal = "Open your consent page and choose Withdraw; it counts from the next round on."
 
 [notice.texts.en]
@@ -171,7 +177,6 @@ title = "Wie wir deine Antworten nutzen"
 short = "Ein Modell lernt aus deinen Antworten. Sie bleiben an deiner Schule; nur Summen verlassen sie."
 purpose = "ein Modell trainieren, das Lehrkräften zeigt, wo Lernende Hilfe brauchen"
 """
-    (place.folder / "datasets" / f"{name}.toml").write_text(text, encoding="utf-8")
 
 
 def start_api(place: Place) -> subprocess.Popen[bytes]:
@@ -206,8 +211,3 @@ def wait_ready(places: Sequence[Place], processes: Sequence[subprocess.Popen[byt
                     raise DemoError(f"{place.name} is not ready after {READY_SECONDS:g} s: {error}") from error
                 time.sleep(0.05)
         client.close()
-
-
-def _with_prefix(text: str, slug: str) -> str:
-    lines = [f'prefix = "{slug}"' if line.startswith("prefix = ") else line for line in text.splitlines()]
-    return "\n".join(lines) + "\n"

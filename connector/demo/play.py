@@ -10,11 +10,12 @@ from typing import Any
 from connector.datasets.folder import DatasetFolder
 from connector.demo import conduct, learners, plans
 from connector.demo.central import central_reference
-from connector.demo.conduct import Consented, Narrator
+from connector.demo.conduct import Consented
 from connector.demo.participants import DemoError
 from connector.demo.stage import Running, School, Stage, make_stage, publish, start_stage
 from connector.peers.operator import OperatorClient
 from connector.reporting.build_output import Output, check_destination, write_output
+from connector.reporting.live import Narrator
 from connector.reporting.observations import CardStep, Event, Observations, ProviderCard, Reference, band
 from connector.settings import Settings
 from learning.plans import Aggregation

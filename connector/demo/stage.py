@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from connector.datasets.desk import open_publisher
-from connector.demo import generator, issuers, learners, participants, plans
+from connector.demo import generator, guest, issuers, learners, participants, plans
 from connector.demo.broker import start_broker, write_broker_configuration
 from connector.demo.participants import DemoError, Offer, Place
 from connector.demo.processes import stop
@@ -85,7 +85,7 @@ def choose_data(data: Path | None, root: Path, count: int | None, seed: int) -> 
     """
     if data is None:
         schools = generator.SCHOOLS if count is None else (*generator.SCHOOLS, generator.ONE_MORE)[:count]
-        generator.generate(root / "data", schools=schools, seed=seed)
+        generator.generate(root / "data", schools=(*generator.SCHOOLS, generator.ONE_MORE), seed=seed)
         view_file = next(path for path in bundled_views() if path.stem == _SYNTHETIC)
         data = root / "data"
         entries = [
@@ -125,7 +125,8 @@ def make_stage(
     create_authority(root / "authority")
     ports = participants.free_ports(len(entries) + 2, base_port)
     slugs = [AI, *(f"school-{_slug(entry.name)}" for entry in entries)]
-    urls = write_broker_configuration(root / "broker", ports[-1], slugs)
+    urls = write_broker_configuration(root / "broker", ports[-1], [*slugs, guest.SLUG])
+    guest.write_broker_url(root / "broker", urls[guest.SLUG])
     names = ["AI provider", *(_title(view.name, entry) for entry in entries)]
     places = [
         Place(slug=slug, name=name, folder=root / slug, port=port)
@@ -141,20 +142,22 @@ def make_stage(
             database_url=_database(database_url, place.slug),
             socket_path=root / _SHARED_FORK_SERVER,
         )
-    recipients = [did_web(places[0].address)]
+    common = Offer(
+        view=view_file,
+        data=folder,
+        parameters=_own_parameters(view, parameters),
+        purpose=purpose,
+        algorithm_class=algorithm_class,
+        recipients=[did_web(places[0].address)],
+    )
     schools = []
     for place, entry in zip(places[1:], entries, strict=True):
         participants.trust_learners_of(place, issuer_of(place), issuers.create_issuer(place.folder))
-        offer = Offer(
-            view=view_file,
-            data=folder,
-            parameters={**_own_parameters(view, parameters), **entry.parameters},
-            purpose=purpose,
-            algorithm_class=algorithm_class,
-            recipients=recipients,
-        )
+        offer = dataclasses.replace(common, parameters={**common.parameters, **entry.parameters})
         participants.write_dataset(place, DATASET, offer)
         schools.append(_school(place, entry, view, folder, offer.parameters, synthetic=data is None))
+    if data is None:
+        _make_guest(root, folder, common)
     return Stage(
         root=root,
         ai=places[0],
@@ -166,6 +169,14 @@ def make_stage(
         broker_port=ports[-1],
         synthetic=data is None,
     )
+
+
+def _make_guest(root: Path, data: Path, common: Offer) -> None:
+    """Lay out what a school that joins by hand needs; the demo itself never looks at it again."""
+    school = generator.ONE_MORE.name
+    offer = dataclasses.replace(common, parameters={**common.parameters, "school": school})
+    people = learners.read_roster(data / school / "roster.json")
+    guest.write_guest(root / guest.SLUG, f"School {school}", offer, people)
 
 
 def publish(stage: Stage) -> None:

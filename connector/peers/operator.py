@@ -1,10 +1,14 @@
 """An operator's client of a participant's own management API; what the command line and the demo speak."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from connector.peers.client import PeerClient, PeerUnreachableError
+
+_PATIENCE_SECONDS = 60.0
+_AGAIN_SECONDS = 0.5
 
 
 class OperatorError(Exception):
@@ -73,6 +77,26 @@ class OperatorClient:
         except PeerUnreachableError as error:
             raise OperatorError(f"{self.base_url} cannot be reached: {error}") from error
 
+    def follow_job(self, job_id: str, patience: float = _PATIENCE_SECONDS) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield a job's events to its ``end``; a participant that goes away is asked again for ``patience`` seconds.
+
+        Raises:
+            OperatorError: it stayed away, or refuses.
+        """
+        seen, deadline = 0, None
+        while True:
+            try:
+                for code, data in self.follow(f"/management/jobs/{job_id}/events?after={seen}"):
+                    seen, deadline = max(seen, int(data.get("number", 0))), None
+                    yield code, data
+                    if code == "end":
+                        return
+            except OperatorError as error:
+                if error.status is not None or (deadline is not None and time.monotonic() > deadline):
+                    raise
+            deadline = deadline or time.monotonic() + patience
+            time.sleep(_AGAIN_SECONDS)
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
@@ -130,4 +154,7 @@ def _refusal(base_url: str, status: int, body: bytes) -> OperatorError:
 
 def _event(block: str) -> tuple[str, Mapping[str, Any]] | None:
     fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
-    return (fields.get("event", "message"), json.loads(fields["data"])) if "data" in fields else None
+    if "data" not in fields:
+        return None
+    data = json.loads(fields["data"])
+    return fields.get("event", "message"), data | {"number": int(fields["id"])} if "id" in fields else data

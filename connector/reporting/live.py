@@ -1,7 +1,28 @@
-"""What the demo prints while it runs."""
+"""A running job told on a terminal: sentences as they happen, and a bar for the rounds."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+_DONE = "contributors; model before it"
+
+
+class Narrator(Protocol):
+    """Tells whoever watches what happens."""
+
+    def chapter(self, title: str) -> None:
+        """Begin a part."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Say one thing that happened."""
+        ...
+
+    def round(self, number: int, total: int, text: str) -> None:
+        """Report a finished round."""
+        ...
 
 
 class ConsoleNarrator:
@@ -37,3 +58,30 @@ class ConsoleNarrator:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def tell_events(
+    events: Iterable[tuple[str, Mapping[str, Any]]],
+    total: int,
+    narrator: Narrator,
+    on_round: Callable[[int], None] = lambda _number: None,
+) -> bool:
+    """Tell a job's events (``/management/jobs/{id}/events``) until its end; False when they broke off before it.
+
+    Args:
+        events: (code, data) as they come.
+        total: rounds with the last, measuring one.
+        narrator: told of everything.
+        on_round: told of each finished round's number.
+    """
+    for code, data in events:
+        if code == "end":
+            return True
+        text = str(data.get("text"))
+        if code.startswith("round-") and _DONE in text:
+            number = int(code.removeprefix("round-"))
+            narrator.round(number, total, text)
+            on_round(number)
+        else:
+            narrator.say(text)
+    return False
