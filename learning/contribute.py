@@ -81,6 +81,8 @@ def open_round(
         return records.get(Step, job_id, number, attempt) or step
 
     opened = node.store.run("step.open", work)
+    # Another job that used the same model may have erased it between our first put and the row that claims it.
+    node.blobs.put(weights)
     scrub(node, job_id, before=number)
     return opened
 
@@ -192,6 +194,8 @@ def _check_opening(node: Node, part: Participation, job_id: str, opening: Mappin
     last = plan.rounds + 1
     if not 1 <= int(opening["round"]) <= last or not 1 <= int(opening["attempt"]) <= plan.round_attempts:
         raise RefusedError("no-such-round", "the plan has no such round or attempt")
+    if int(opening["round"]) == 1 and plan.initial_weights not in (None, opening["model"]):
+        raise RefusedError("wrong-model", "round 1 does not begin with the weights that the plan names")
     expected = RoundKind.EVALUATE if int(opening["round"]) == last else RoundKind.TRAIN
     if RoundKind(opening["kind"]) is not expected:
         raise RefusedError("wrong-kind", f"round {opening['round']} of this plan is a {expected} round")
@@ -209,14 +213,17 @@ def _train(node: Node, part: Participation, plan: TrainingPlan, step: Step, answ
         node.participant_id,
         node.blobs.get(step.model),
         snapshot,
-        first=_first_weights(node, plan),
+        first=partial(_first_weights, node, part.job_id, plan),
         small=_small(node, part),
     )
 
 
-def _first_weights(node: Node, plan: TrainingPlan) -> bytes:
+def _first_weights(node: Node, job_id: str, plan: TrainingPlan) -> bytes:
     """Return the weights that the job began with: where a provider alone would begin."""
     if plan.initial_weights is not None:
+        # They came as the model of round 1, and are kept while the job lives.
+        if not node.store.run("step.first", lambda records: records.select(Step, job_id, 1)):
+            raise StepFailedError("no-first-model", "the model that the job began with never reached this provider")
         return node.blobs.get(plan.initial_weights)
     spec = parse_model(plan.model)
     return save_weights(spec, initial_weights(spec, seed=plan.seed))

@@ -1,7 +1,7 @@
 """What a contributor computes in one round: one or more sandboxed steps over one snapshot."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,12 @@ def run_round_steps(
     weights: bytes,
     snapshot: Snapshot,
     *,
-    first: bytes,
+    first: Callable[[], bytes],
     small: bool,
 ) -> StepOutcome:
     """Run the steps of a round: training, or the evaluation of the final model beside what a provider has alone.
 
-    ``weights`` is the round's model, ``first`` the one that the job began with, both safetensors bytes.
+    ``weights`` is the round's model, ``first`` returns the one that the job began with; both are safetensors bytes.
 
     Raises:
         StepFailedError: the sandbox stopped a step, or its output is not what the step owes.
@@ -59,7 +59,7 @@ def run_round_steps(
     if plan.evaluation.finetune:
         extra.append(("finetuned", "finetune"))
     for name, mode in extra:
-        start = first if mode == "baseline" else weights
+        start = first() if mode == "baseline" else weights
         alone, spent = _run(trainer, plan, mode, number, contributor, start, snapshot, small=small)
         metrics[name] = alone.metrics["test"]
         cost = {key: cost.get(key, 0.0) + value for key, value in spent.items()}

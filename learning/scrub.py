@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from learning.jobs import Participation, ParticipationState
 from learning.node import Node
 from learning.ports import Records
-from learning.rounds import SeatUpload, Step
+from learning.rounds import ClearUpload, SeatShare, SeatUpload, Step
 
 _EVERY_ROUND = 2**31
 
@@ -13,7 +14,8 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
     """Erase what the rounds before ``before`` left at this provider; without it, what the whole job left.
 
     Blobs are named by content: a contributor that carries its own vector stored it once, so that neither its package
-    nor its seat may delete the blob while the round is open.
+    nor its seat may delete the blob while the round is open, and two jobs that train the same model share its blob.
+    The model of round 1 stays while the job lives: what a provider reaches alone begins there.
     """
 
     def work(records: Records) -> set[str]:
@@ -23,10 +25,39 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
             records.delete(upload)
         for step in steps:
             records.save(dataclasses.replace(step, package=None))
-        kept = {step.model for step in records.select(Step, job_id) if step.round >= before}
-        old = {step.model for step in records.select(Step, job_id) if step.round < before} - kept
+        of_job = records.select(Step, job_id)
+        first = 1 if before < _EVERY_ROUND else 0
+        kept = {step.model for step in of_job if step.round >= before or step.round == first}
+        old = {step.model for step in of_job} - kept
         vectors = {upload.vector for upload in uploads if upload.vector}
-        return vectors | {step.package["vector"] for step in steps if step.package} | old
+        gone = vectors | {step.package["vector"] for step in steps if step.package} | old
+        return gone - _used_elsewhere(records, job_id)
 
     for blob in node.store.run("scrub", work):
         node.blobs.delete(blob)
+
+
+def scrub_sums(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
+    """Erase at the collector the shares and plain contributions of the rounds before ``before``; the sums remain."""
+
+    def work(records: Records) -> set[str]:
+        shares, uploads = records.select(SeatShare, job_id), records.select(ClearUpload, job_id)
+        rows: list[SeatShare | ClearUpload] = [*shares, *uploads]
+        old = [row for row in rows if row.round < before]
+        for row in old:
+            records.delete(row)
+        return {row.vector for row in old} - {row.vector for row in rows if row.round >= before}
+
+    for blob in node.store.run("scrub.sums", work):
+        node.blobs.delete(blob)
+
+
+def _used_elsewhere(records: Records, job_id: str) -> set[str]:
+    """Return the blobs of other jobs that are under way here: models, and vectors that no mask makes unlike."""
+    others = [
+        part.job_id
+        for part in records.select(Participation)
+        if part.job_id != job_id and part.state is ParticipationState.ACTIVE
+    ]
+    steps = [step for other in others for step in records.select(Step, other)]
+    return {step.model for step in steps} | {step.package["vector"] for step in steps if step.package}
