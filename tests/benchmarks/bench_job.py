@@ -1,0 +1,77 @@
+"""A training job beside the same plan in a bare loop, round by round, and where the rest of the time goes.
+
+Run: ``python -m tests.benchmarks.bench_job [--sizes 0.1 2 10]``. One AI provider and three schools, every process real, star
+secure aggregation over three seats, SQLite, loopback. The yardstick is the bare loop with a process per provider: it
+trains as fast as this machine's cores can. Exits 1 when a bar is missed.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks.job_stage import JobRun, Space, data_space
+from tests.benchmarks.job_tables import Row, breakdown, headline
+
+_BAR, _BAR_FROM = 0.15, 1.7
+_ROUNDS = {0.1: (12, 20), 2.0: (4, 6), 10.0: (2, 3)}
+
+
+def main() -> int:
+    """Print the tables; return 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=float, nargs="+", default=[0.1, 2.0, 10.0])
+    parser.add_argument("--repeats", type=int, default=2, help="jobs of each size, bare rounds before and after each")
+    parser.add_argument("--warm", type=int, default=1, help="rounds that are not counted at the beginning of a job")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="orchard-bench-") as name, data_space(Path(name)) as space:
+        bare = Path(name) / "bare"
+        pace = _pace(space, bare)
+        rows = [_measure(space, bare, size, pace, options) for size in options.sizes]
+    print(
+        f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; more than the job itself makes figures larger\n"
+    )
+    print(headline(rows) + "\n")
+    print(breakdown(rows))
+    late = [row for row in rows if row.together >= _BAR_FROM and row.stack > (1 + _BAR) * row.together]
+    print(f"bar: at most {_BAR:.0%} over the bare loop with a process per provider, for rounds from 2 s up")
+    return int(bool(late))
+
+
+def _pace(space: Space, folder: Path) -> float:
+    """Return the seconds that one minibatch a provider adds to a bare round with a process per provider."""
+    few, many = 50, 2050
+    seconds = [
+        statistics.median(wall for wall, _ in _bare(space, folder, steps, "together", 5)) for steps in (few, many)
+    ]
+    return (seconds[1] - seconds[0]) / (many - few)
+
+
+def _measure(space: Space, folder: Path, size: float, pace: float, options: argparse.Namespace) -> Row:
+    steps = max(1, round(size / pace))
+    alone_rounds, rounds = _ROUNDS.get(size, (3, max(3, math.ceil(12 / size))))
+    together: list[tuple[float, float]] = []
+    jobs: list[JobRun] = []
+    for _ in range(options.repeats):
+        together += _bare(space, folder, steps, "together", rounds)
+        jobs.append(space.run(space.plan(steps=steps, rounds=rounds + options.warm), warm=options.warm))
+        together += _bare(space, folder, steps, "together", rounds)
+    alone = _bare(space, folder, steps, "alone", alone_rounds)
+    return Row.of(size=size, steps=steps, alone=alone, together=together, jobs=jobs, warm=options.warm)
+
+
+def _bare(space: Space, folder: Path, steps: int, how: str, rounds: int) -> Sequence[tuple[float, float]]:
+    place = space.write_bare(folder, space.plan(steps=steps, rounds=rounds))
+    command = [sys.executable, "-m", "tests.benchmarks.bare_rounds", str(place), how, str(rounds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [(wall, cpu) for wall, cpu in json.loads(done.stdout)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
