@@ -4,7 +4,7 @@ Meaning is :mod:`policies.evaluate`'s business: an operand, an operator or an ac
 that it can deny. Only what is not a policy at all is refused. Source: Dataspace Protocol 2025-1, ODRL profile.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from policies.errors import PolicyFormatError
@@ -23,7 +23,13 @@ _LOGIC = {logic.value: logic for logic in Logic}
 _OPERATORS = {ODRL + operator.value: operator for operator in Operator}
 # The DSP schema spells one operator in two ways.
 _OPERATORS[ODRL + "term-lteq"] = Operator.LTEQ
+_PROHIBIT = ("prohibit", "odrl:prohibit", ODRL + "prohibit")
 _TYPES = ("Offer", "Agreement", "Set", "Policy")
+# ODRL 2.2 knows more than the Dataspace Protocol's profile. These change what a rule means, so a policy that uses one
+# is refused; to read on without them would allow more than was written.
+_BEYOND_POLICY = ("inheritFrom", "inheritRelation", "inheritAllowed")
+_BEYOND_RULE = ("refinement", "remedy", "consequence", "failure", "relation", "output", "function", "source")
+_BEYOND_CONSTRAINT = ("unit", "status", "rightOperandReference", "refinement")
 
 
 def parse_policy(document: object) -> Policy:
@@ -33,7 +39,10 @@ def parse_policy(document: object) -> Policy:
         PolicyFormatError: it is not a policy, or larger or deeper than we read (64 rules, 512 constraints, 8 levels).
     """
     body = _object(document, "policy")
-    reader = _Reader()
+    _refuse(body, _BEYOND_POLICY, "policy")
+    if body.get("conflict", body.get("odrl:conflict", "prohibit")) not in _PROHIBIT:
+        raise PolicyFormatError("conflict: in this connector a prohibition always wins")
+    reader = _Reader(_party(body, "target"))
     policy = Policy(
         policy_id=_text(body.get("@id", ""), "@id"),
         policy_type=_policy_type(body.get("@type", "Offer")),
@@ -52,7 +61,8 @@ def parse_policy(document: object) -> Policy:
 class _Reader:
     """Reads rules and counts what it has read, so that a hostile document ends early."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: str | None) -> None:
+        self._target = target
         self._constraints = 0
         self._rules = 0
 
@@ -64,6 +74,9 @@ class _Reader:
         if self._rules > MAX_RULES:
             raise PolicyFormatError(f"more than {MAX_RULES} rules")
         body = _object(item, kind.value)
+        _refuse(body, _BEYOND_RULE, kind.value)
+        if _party(body, "target") not in (None, self._target):
+            raise PolicyFormatError(f"a {kind.value} is about another target than its policy")
         duties: tuple[Rule, ...] = ()
         if kind is RuleKind.PERMISSION:
             duties = tuple(self._rule(duty, RuleKind.OBLIGATION) for duty in _items(body, "duty"))
@@ -82,6 +95,7 @@ class _Reader:
         if self._constraints > MAX_CONSTRAINTS or depth > MAX_DEPTH:
             raise PolicyFormatError(f"more than {MAX_CONSTRAINTS} constraints or {MAX_DEPTH} levels of them")
         body = _object(item, "constraint")
+        _refuse(body, _BEYOND_CONSTRAINT, "constraint")
         joined = [(key, logic) for key, logic in _LOGIC.items() if key in body or f"odrl:{key}" in body]
         if not joined:
             return _atomic(body)
@@ -133,6 +147,12 @@ def _value(value: object) -> Value:
     raise PolicyFormatError("a right operand is text, a number, true or false, or a list of them")
 
 
+def _refuse(body: Mapping[str, Any], names: Iterable[str], place: str) -> None:
+    for name in names:
+        if name in body or f"odrl:{name}" in body or ODRL + name in body:
+            raise PolicyFormatError(f"{place}: {name} is outside the profile of ODRL that this connector reads")
+
+
 def _items(body: Mapping[str, Any], key: str) -> Iterator[object]:
     value = body.get(key, body.get(f"odrl:{key}"))
     if value is None:
@@ -149,6 +169,8 @@ def _action(body: Mapping[str, Any]) -> str:
     value = body.get("action", body.get("odrl:action"))
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
+    if isinstance(value, Mapping):
+        _refuse(value, _BEYOND_RULE, "action")
     return _iri(value, "action")
 
 

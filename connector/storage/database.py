@@ -7,6 +7,7 @@ on a stale snapshot otherwise, whatever the busy timeout.
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -50,6 +51,16 @@ class Database:
         self.url = url
         self.engine: Engine = _engine(url, pool_size)
         self._begin = "BEGIN IMMEDIATE" if self.engine.dialect.name == "sqlite" else None
+        self._mine = threading.local()
+
+    @property
+    def current(self) -> Transaction | None:
+        """The transaction that is open in this thread, None outside :meth:`run`.
+
+        What must be written beside the work of somebody else's transaction (the decision log) goes through it: a second
+        writer would wait for the first one for ever.
+        """
+        return getattr(self._mine, "transaction", None)
 
     def run(self, name: str, work: Callable[[Transaction], T]) -> T:
         """Run ``work`` in a transaction of the given name and commit; run it again on a serialization failure.
@@ -70,7 +81,12 @@ class Database:
             if self._begin is not None:
                 connection.exec_driver_sql(self._begin)
             transaction = Transaction(name=name, connection=connection)
-            result = work(transaction)
+            outer = self.current
+            self._mine.transaction = transaction
+            try:
+                result = work(transaction)
+            finally:
+                self._mine.transaction = outer
             connection.commit()
         for callback in transaction.after_commit:
             callback()
@@ -102,7 +118,7 @@ def _engine(url: str, pool_size: int) -> Engine:
     return engine
 
 
-def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
+def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     dbapi_connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
         dbapi_connection.execute(f"PRAGMA {pragma}")

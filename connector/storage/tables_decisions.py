@@ -4,6 +4,7 @@ from sqlalchemy import JSON, BigInteger, Column, Integer, String, Table
 
 from connector.storage.database import metadata
 
+# agreement_id is empty for what was asked before there was one; policy_id then names the offer.
 decisions = Table(
     "decisions",
     metadata,
@@ -15,4 +16,9 @@ decisions = Table(
     Column("round", Integer),
     Column("verdict", String(16), nullable=False),
     Column("reasons", JSON, nullable=False),
+    Column("policy_id", String(500)),
+    Column("assignee", String(500)),
+    Column("target", String(500)),
+    Column("duties", JSON),
+    Column("deferred", JSON),
 )

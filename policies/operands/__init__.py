@@ -1,17 +1,24 @@
-"""The registry of left operands. A new operand is one file with ``OPERANDS`` and one line here."""
+"""The registry of left operands. A new operand is one file here with ``OPERANDS``; nothing else names it."""
 
+import importlib
+import pkgutil
 from types import MappingProxyType
 
-from policies.operands import consent, counting, parties, purpose, times, training
 from policies.operands.operand import Operand
 
-REGISTRY = MappingProxyType(
-    {
-        operand.iri: operand
-        for module in (consent, counting, parties, purpose, times, training)
-        for operand in module.OPERANDS
-    }
-)
+
+def _found() -> dict[str, Operand]:
+    registry: dict[str, Operand] = {}
+    for file in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+        operands: tuple[Operand, ...] = getattr(importlib.import_module(f"{__name__}.{file.name}"), "OPERANDS", ())
+        for operand in operands:
+            if operand.iri in registry:
+                raise ValueError(f"the operand {operand.iri} is defined twice")
+            registry[operand.iri] = operand
+    return registry
+
+
+REGISTRY = MappingProxyType(_found())
 
 
 def operand_for(iri: str) -> Operand | None:

@@ -17,7 +17,9 @@ def _now(_facts: Facts, now: datetime) -> object:
     return now.isoformat()
 
 
-def _since(key: str) -> Callable[[Facts, datetime], object]:
+def since_fact(key: str) -> Callable[[Facts, datetime], object]:
+    """Return a reader of the seconds since an aware datetime among the facts; another value is unknown."""
+
     def read(facts: Facts, now: datetime) -> object:
         start = facts.get(key)
         if not isinstance(start, datetime) or start.tzinfo is None:
@@ -32,14 +34,14 @@ OPERANDS = (
     Operand(
         iri=ODRL + "elapsedTime",
         binds=since(Scope.TRANSFER),
-        read=_since("agreed_at"),
+        read=since_fact("agreed_at"),
         compare=ordered(seconds),
         fact="agreed_at",
     ),
     Operand(
         iri=ODRL + "timeInterval",
         binds=since(Scope.TRANSFER),
-        read=_since("last_used_at"),
+        read=since_fact("last_used_at"),
         compare=ordered(seconds),
         fact="last_used_at",
     ),
