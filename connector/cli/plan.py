@@ -1,5 +1,6 @@
 """`orchard plan`: what a data provider does about training plans that its agreements' consumers registered."""
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Training plans received: see, approve, refuse.")
 
 Digest = Annotated[str, typer.Argument(metavar="[PLAN]", help="The plan's digest, or how it begins.")]
+
+_LOOK_SECONDS = 0.2
 
 
 class PlanCommandError(Exception):
@@ -44,9 +47,14 @@ def show(folder: Folder, digest: Digest = "") -> None:
 
 
 @app.command("approve")
-def approve(folder: Folder, digest: Digest = "", as_json: AsJson = False) -> None:
+def approve(
+    folder: Folder,
+    digest: Digest = "",
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a plan to come in.", min=0)] = 0.0,
+    as_json: AsJson = False,
+) -> None:
     """Approve a pending plan by its digest; the only pending one without."""
-    _decide(folder, digest, "approve", {}, as_json=as_json)
+    _decide(folder, digest, "approve", {}, as_json=as_json, wait=wait)
 
 
 @app.command("refuse")
@@ -62,8 +70,11 @@ def refuse(
     _decide(folder, digest, "refuse", {"reason": reason}, as_json=as_json)
 
 
-def _decide(folder: Folder, digest: str, verb: str, body: dict[str, Any], *, as_json: bool) -> None:
+def _decide(folder: Folder, digest: str, verb: str, body: dict[str, Any], *, as_json: bool, wait: float = 0.0) -> None:
+    deadline = time.monotonic() + wait
     with operator(folder) as own:
+        while time.monotonic() < deadline and not _pending(own):
+            time.sleep(_LOOK_SECONDS)
         decided = [
             own.post(
                 f"/management/received-plans/{plan['plan_digest']}/{verb}"
@@ -77,6 +88,10 @@ def _decide(folder: Folder, digest: str, verb: str, body: dict[str, Any], *, as_
         return
     for plan in decided:
         print(f"plan {plan['plan_digest'][:16]} is {plan['state']} under agreement {plan['agreement_id']}")
+
+
+def _pending(own: "OperatorClient") -> bool:
+    return any(plan["state"] == "PENDING" for plan in own.get("/management/received-plans"))
 
 
 def _plans(own: "OperatorClient", digest: str, state: str | None) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -73,3 +74,24 @@ def _answers(url: str) -> bool:
             return int(answer.status) == 200
     except (urllib.error.URLError, OSError):
         return False
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Return the command lines of processes that name ``folder`` or stand in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if str(folder) in command or (entry / "cwd").readlink().is_relative_to(folder):
+                    found.append(f"{entry.name}: {command}")
+    return found
+
+
+def wait_for_line(log: Path, words: str, process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait until a process has written ``words`` into its log."""
+    deadline = time.monotonic() + seconds
+    while words not in log.read_text(errors="replace"):
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
+        time.sleep(0.05)
