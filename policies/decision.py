@@ -161,6 +161,7 @@ def _special(reason: Reason, name: str) -> str:
         "assignee": f"assignee: asked {reason.fact or 'by nobody known'}, the policy is made out to another party",
         "target": f"target: asked {reason.fact}, the policy is for another dataset",
         "emotion-inference": "inferring emotions of learners is forbidden in education (AI Act, article 5(1)(f))",
+        "standing": str(reason.fact),
         "malformed": f"the policy cannot be read: {reason.fact}",
     }
     return sentences.get(reason.code, f"{name}: {reason.code}")

@@ -1,14 +1,14 @@
 """The policy gate: from a policy as JSON to a logged decision, in the shape that the other rooms ask for."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from policies.decision import Decision, Reason, Truth, Verdict
 from policies.errors import PolicyFormatError
 from policies.evaluate import USE, evaluate
-from policies.model import ODRL, Atomic, Constraint, Operator, Policy
+from policies.model import ODRL, ORCHARD, Atomic, Constraint, Operator, Policy
 from policies.operands.compare import number
 from policies.operands.consent import COHORT_FLOOR, CONSENT
 from policies.parse import parse_policy
@@ -59,6 +59,31 @@ def malformed(scope: Scope, problem: str) -> Decision:
         code="malformed",
     )
     return Decision(verdict=Verdict.DENY, scope=scope, policy_id="", reasons=(reason,))
+
+
+def denied(decision: Decision, problems: Sequence[str]) -> Decision:
+    """Return the decision as a denial for what a policy does not know: its agreement was ended, a duty is overdue.
+
+    Args:
+        decision: what the policy says.
+        problems: sentences; without any the decision stays as it is.
+    """
+    if not problems:
+        return decision
+    reasons = tuple(
+        Reason(
+            rule="agreement",
+            operand=ORCHARD + "standing",
+            operator="",
+            fact=problem,
+            required=(),
+            truth=Truth.VIOLATED,
+            kind=None,
+            code="standing",
+        )
+        for problem in problems
+    )
+    return dataclasses.replace(decision, verdict=Verdict.DENY, reasons=reasons + decision.reasons, duties=())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

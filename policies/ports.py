@@ -23,6 +23,17 @@ class UseSpan:
     noise: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConsentedTerms:
+    """What the notices in force say about one purpose of a dataset: what everybody who counts has agreed to.
+
+    Both are empty where no notice names the purpose.
+    """
+
+    algorithm_classes: frozenset[str] = frozenset()
+    data_categories: frozenset[str] = frozenset()
+
+
 class ConsentUnit(Protocol):
     """What one transaction can do. Rows read here are locked until the commit where the database can."""
 
@@ -72,6 +83,10 @@ class ConsentStore(Protocol):
 
     def consenting(self, dataset_id: str, purpose: str, now: datetime) -> frozenset[str]:
         """Return the subjects with an active, unexpired consent to what the current notice says, in one query."""
+        ...
+
+    def terms(self, dataset_id: str, purpose: str) -> ConsentedTerms:
+        """Return what the current notices say about a purpose."""
         ...
 
     def count(self, dataset_id: str, purpose: str, now: datetime) -> int:

@@ -16,7 +16,7 @@ from policies.errors import ConsentError, ConsentFormatError, GuardianNotAllowed
 from policies.expressions import Ledger
 from policies.notices import Notice, check_successor
 from policies.people import Answer, Caller, Expression, ImportResult
-from policies.ports import ConsentStore, ConsentUnit, UseSpan
+from policies.ports import ConsentedTerms, ConsentStore, ConsentUnit, UseSpan
 from policies.receipts import issue_receipt, record_document
 from policies.signing import Signer
 from policies.subjects import subject_ref
@@ -243,6 +243,10 @@ class ConsentService:
         if not purpose:
             return frozenset()
         return self.store.consenting(dataset_id, purpose, now or self.now())
+
+    def terms(self, dataset_id: str, purpose: str) -> ConsentedTerms:
+        """Return what everybody who consents to ``purpose`` has agreed to; empty where no notice names it."""
+        return self.store.terms(dataset_id, purpose) if purpose else ConsentedTerms()
 
     def floor_met(self, dataset_id: str, purpose: str, floor: int) -> bool:
         """Say whether at least ``floor`` subjects consent."""

@@ -5,10 +5,11 @@ this participant as a band at most.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+from connector.policy_log import logged
 from connector.storage.decisions import LoggedDecision
 from connector.training_contracts import terms_of
 from contracts.agreement import payload
@@ -20,13 +21,18 @@ from learning.jobs import PlanState, ReceivedPlan
 from learning.ports import GateAnswer, Store
 from policies.counts import band
 from policies.decision import Decision, Reason
-from policies.gate import PolicyGate
+from policies.errors import PolicyFormatError
+from policies.evaluate import required_facts
+from policies.gate import PolicyGate, denied
 from policies.operands.consent import COHORT_FLOOR
+from policies.parse import parse_policy
 from policies.ports import UseSpan
 from policies.scopes import Scope
 from policies.service import ConsentService
 
 _NO_NOISE = "none"
+_NO_AGREEMENT = "agreement: there is no such agreement here"
+_USE_FACTS = frozenset({"use_count", "last_used_at", "paid_amount"})
 
 
 def _nothing(_agreement_id: str) -> Mapping[str, object]:
@@ -50,6 +56,26 @@ def approved_plan_facts(store: Store) -> Callable[[str], Mapping[str, object]]:
         return {"algorithm_digest": newest.plan_digest, "aggregation": mode, "output_kind": "model"}
 
     return read
+
+
+def _in_force(_agreement_id: str) -> Sequence[str]:
+    """Know of no agreement that was ended."""
+    return ()
+
+
+def _as_recorded(_dataset_id: str, _purpose: str, subjects: frozenset[str]) -> frozenset[str]:
+    """Ask nobody: every consent was given here."""
+    return subjects
+
+
+def _no_uses(
+    _agreement_id: str, _job_id: str | None, _round: int | None, _needed: frozenset[str]
+) -> Mapping[str, object]:
+    """Know of no earlier use."""
+    return {}
+
+
+UseFactsReader: TypeAlias = Callable[[str, "str | None", "int | None", frozenset[str]], Mapping[str, object]]
 
 
 class Agreements(Protocol):
@@ -80,6 +106,10 @@ class UsageGate:
         plan_facts: what else is known at a round under an agreement, by the names that ``policies.operands`` read
             (``aggregation``, ``algorithm_digest``, ``output_kind``, ``use_count``, ``epsilon_spent``...).
         noise: what a learner's history says of the noise in a round they took part in.
+        standing: why nothing may be done under an agreement any more (it was ended, a duty is overdue); beats consent.
+        use_facts: what is known of earlier uses, asked for only what the policy reads.
+        confirm: of the subjects who consent here, those whose consent another service still confirms
+            (dataset id, purpose, subjects); who cannot be confirmed is left out.
     """
 
     agreements: Agreements
@@ -88,11 +118,14 @@ class UsageGate:
     now: Callable[[], datetime]
     plan_facts: Callable[[str], Mapping[str, object]] = _nothing
     noise: str = _NO_NOISE
+    standing: Callable[[str], Sequence[str]] = _in_force
+    use_facts: UseFactsReader = _no_uses
+    confirm: Callable[[str, str, frozenset[str]], frozenset[str]] = _as_recorded
 
     def floor_met(self, agreement_id: str, floor: int, purpose: str) -> bool:
         """Say whether enough learners consent for the asker's floor and the agreement's own."""
         record = self._record(agreement_id)
-        if record is None:
+        if record is None or self.standing(agreement_id):
             return False
         terms = terms_of(record)
         if not purpose or purpose != terms.purpose:
@@ -113,35 +146,48 @@ class UsageGate:
         record = self._record(agreement_id)
         if record is None:
             # Nobody's agreement has no log to keep.
-            return GateAnswer(allowed=False, reasons=("agreement: there is no such agreement here",))
+            return GateAnswer(allowed=False, reasons=(_NO_AGREEMENT,))
         terms = terms_of(record)
+        problems = self._problems(record, purpose, algorithm_class)
         subjects: frozenset[str] = frozenset()
-        problem: str | None = None
-        decision: Decision | None = None
-        if not purpose or purpose != terms.purpose:
-            problem = f"purpose: asked {purpose or 'none'}, the agreement allows {terms.purpose or 'none'}"
-        else:
+        if not problems:
             subjects = self.consents.consenting(terms.dataset_id, purpose, self.now())
-            need = max(floor, terms.cohort_floor, 1)
-            decision = self._decide(record, purpose, algorithm_class, subjects, need)
-            if decision.allowed and len(subjects) < need:
-                problem = "cohortFloor: fewer learners consent now than the plan asks for"
-        allowed = problem is None and decision is not None and decision.allowed
-        self.decisions.add(
-            LoggedDecision(
-                at=self.now(),
-                scope=Scope.ROUND.value,
-                agreement_id=agreement_id,
-                verdict="permit" if allowed else "deny",
-                reasons=[*_problems(problem), *(_reason(item) for item in (decision.reasons if decision else ()))],
-                job_id=job_id,
-                round_number=round_number,
-            )
+            subjects = self.confirm(terms.dataset_id, purpose, subjects) & subjects
+        need = max(floor, terms.cohort_floor, 1)
+        asked = _Asked(
+            purpose=purpose, algorithm_class=algorithm_class, size=len(subjects), job_id=job_id, round=round_number
         )
-        if allowed:
+        decision = self._decide(Scope.ROUND, record, asked, need)
+        if not problems and decision.allowed and len(subjects) < need:
+            problems = ["cohortFloor: fewer learners consent now than the plan asks for"]
+        # What is known before anybody is counted says it all; the policy's own view of nobody would only confuse.
+        decision = denied(dataclasses.replace(decision, reasons=()) if problems else decision, problems)
+        self._log(record, decision, asked)
+        if decision.allowed:
             return GateAnswer(allowed=True, subjects=subjects)
-        refusals = decision.refusals if decision else ()
-        return GateAnswer(allowed=False, reasons=(*((problem,) if problem else ()), *refusals))
+        return GateAnswer(allowed=False, reasons=decision.refusals)
+
+    def release(
+        self,
+        agreement_id: str,
+        purpose: str,
+        algorithm_class: str,
+        subjects: int,
+        *,
+        job_id: str | None = None,
+        round_number: int | None = None,
+    ) -> GateAnswer:
+        """Decide whether the model may leave the job, and log it; ``subjects`` is the size of our last cohort."""
+        record = self._record(agreement_id)
+        if record is None:
+            return GateAnswer(allowed=False, reasons=(_NO_AGREEMENT,))
+        asked = _Asked(
+            purpose=purpose, algorithm_class=algorithm_class, size=subjects, job_id=job_id, round=round_number
+        )
+        decision = self._decide(Scope.RELEASE, record, asked, max(terms_of(record).cohort_floor, 1))
+        decision = denied(decision, self._problems(record, purpose, algorithm_class))
+        self._log(record, decision, asked)
+        return GateAnswer(allowed=decision.allowed, reasons=decision.refusals)
 
     def used(self, agreement_id: str, job_id: str, round_number: int, subjects: frozenset[str]) -> None:
         """Note whose rows a round read, as spans of rounds: only who comes or goes makes a row.
@@ -167,41 +213,69 @@ class UsageGate:
         record = self.agreements.agreement(agreement_id)
         return record if record is not None and record.role is Role.PROVIDER else None
 
-    def _decide(
-        self, record: AgreementRecord, purpose: str, algorithm_class: str, subjects: frozenset[str], need: int
-    ) -> Decision:
+    def _problems(self, record: AgreementRecord, purpose: str, algorithm_class: str) -> list[str]:
+        """What denies whoever consents: the agreement was ended, another purpose, another kind of computing."""
+        found = list(self.standing(record.agreement.id))
+        terms = terms_of(record)
+        if not purpose or purpose != terms.purpose:
+            found.append(f"purpose: asked {purpose or 'none'}, the agreement allows {terms.purpose or 'none'}")
+            return found
+        consented = self.consents.terms(terms.dataset_id, purpose).algorithm_classes
+        if consented and algorithm_class not in consented:
+            found.append(f"algorithmClass: asked {algorithm_class}, the learners consented to another one")
+        return found
+
+    def _decide(self, scope: Scope, record: AgreementRecord, asked: "_Asked", need: int) -> Decision:
+        document = payload(record.agreement)
+        agreement_id, purpose = record.agreement.id, asked.purpose
         facts: dict[str, object] = {
-            **self.plan_facts(record.agreement.id),
+            **self.plan_facts(agreement_id),
             **consumer_facts(record.counterparty),
             "target": record.agreement.target,
             "agreed_at": record.concluded_at,
             "purpose": purpose,
-            "algorithm_class": algorithm_class,
+            "algorithm_class": asked.algorithm_class,
+            "data_categories": self.consents.terms(record.agreement.target, purpose).data_categories,
             "consent": "granted",
-            "cohort_size": len(subjects),
+            "cohort_size": asked.size,
         }
-        decision = PolicyGate(now=self.now).decide(Scope.ROUND, payload(record.agreement), facts)
-        shown = str(band(len(subjects), need))
+        needed = _needed(document, scope) & _USE_FACTS
+        if needed:
+            facts |= self.use_facts(agreement_id, asked.job_id, asked.round, needed)
+        decision = PolicyGate(now=self.now).decide(scope, document, facts)
+        shown = str(band(asked.size, need))
         return dataclasses.replace(decision, reasons=tuple(_banded(reason, shown) for reason in decision.reasons))
+
+    def _log(self, record: AgreementRecord, decision: Decision, asked: "_Asked") -> None:
+        self.decisions.add(
+            logged(
+                decision,
+                at=self.now(),
+                agreement_id=record.agreement.id,
+                policy_id=record.agreement.id,
+                facts={"assignee": record.agreement.assignee, "target": record.agreement.target},
+                job_id=asked.job_id,
+                round_number=asked.round,
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Asked:
+    purpose: str
+    algorithm_class: str
+    size: int
+    job_id: str | None
+    round: int | None
+
+
+def _needed(document: Mapping[str, Any], scope: Scope) -> frozenset[str]:
+    try:
+        return frozenset(required_facts(parse_policy(document), scope).values())
+    except PolicyFormatError:
+        return frozenset()
 
 
 def _banded(reason: Reason, shown: str) -> Reason:
     """Reasons travel to the consumer: the number of consenting learners does not."""
     return dataclasses.replace(reason, fact=shown) if reason.operand == COHORT_FLOOR else reason
-
-
-def _problems(problem: str | None) -> Iterable[dict[str, Any]]:
-    return [{"text": problem, "code": problem.partition(":")[0]}] if problem else []
-
-
-def _reason(reason: Reason) -> dict[str, Any]:
-    return {
-        "text": str(reason),
-        "code": reason.code,
-        "rule": reason.rule,
-        "operand": reason.operand,
-        "operator": reason.operator,
-        "fact": reason.fact,
-        "required": list(reason.required),
-        "truth": reason.truth.value,
-    }

@@ -17,7 +17,7 @@ from policies.codec import notice_document, parse_notice
 from policies.consent import ACTIVE, ConsentEvent, ConsentRecord
 from policies.expressions import stamp
 from policies.notices import Notice
-from policies.ports import ConsentUnit, UseSpan
+from policies.ports import ConsentedTerms, ConsentUnit, UseSpan
 
 T = TypeVar("T")
 
@@ -52,6 +52,23 @@ class SqlConsentStore:
         with self._database.reading() as connection:
             # Straight to the driver's tuples: the gate asks this each round for up to 100,000 people.
             return frozenset(itertools.chain.from_iterable(connection.execute(statement).cursor.fetchall()))
+
+    def terms(self, dataset_id: str, purpose: str) -> ConsentedTerms:
+        """Return what the current notices say about a purpose."""
+        wanted, notices = consent_purposes.c, consent_notices.c
+        statement = select(notices.document).where(
+            wanted.dataset_id == dataset_id,
+            wanted.purpose == purpose,
+            notices.notice_id == wanted.notice_id,
+            notices.is_current,
+        )
+        with self._database.reading() as connection:
+            documents = list(connection.execute(statement).scalars())
+        said = [item for document in documents for item in document["purposes"] if item["purpose"] == purpose]
+        return ConsentedTerms(
+            algorithm_classes=frozenset(item["algorithm_class"] for item in said),
+            data_categories=frozenset(name for item in said for name in item["data_categories"]),
+        )
 
     def count(self, dataset_id: str, purpose: str, now: datetime) -> int:
         """Return how many subjects consent."""
