@@ -85,7 +85,7 @@ def _run(
     step = Step(
         mode=mode,
         model=parse_model(plan.model),
-        local=parse_local(plan.local),
+        local=parse_local(_local(plan, mode)),
         seed=step_seed(plan, number, contributor),
         small=small,
         max_epochs=plan.evaluation.baseline_epochs,
@@ -95,6 +95,11 @@ def _run(
         return parse_result(step, output.data), output.cost
     except StepResultError as error:
         raise StepFailedError(error.code, str(error)) from error
+
+
+def _local(plan: TrainingPlan, mode: Mode) -> dict[str, Any]:
+    alone = mode == "baseline" and plan.evaluation.baseline_local is not None
+    return plan.evaluation.baseline_local or plan.local if alone else plan.local
 
 
 def _outcome(

@@ -40,7 +40,8 @@ class Evaluation:
     """What is measured by secure sums.
 
     Contributors with fewer than ``small_rows`` training rows are averaged apart, so that small schools show; the
-    average is made only where at least three of them take part.
+    average is made only where at least three of them take part. ``baseline_local`` is how a provider alone would train
+    (a document of `learning.steps`); without it, as in a round, which rarely is what somebody alone would choose.
     """
 
     bins: int = 50
@@ -48,6 +49,7 @@ class Evaluation:
     baseline: bool = True
     finetune: bool = False
     baseline_epochs: int = 30
+    baseline_local: dict[str, Any] | None = None
     __pydantic_config__ = _FORBID
 
 
@@ -109,11 +111,18 @@ def parse_plan(payload: Mapping[str, Any]) -> TrainingPlan:
             model=dict(model_document(parse_model(plan.model))),
             local=dict(local_document(parse_local(plan.local))),
             strategy=dict(strategy_document(parse_strategy(plan.strategy))),
+            evaluation=_full(plan.evaluation),
         )
     except (ModelSpecError, StepDocumentError, StrategyError) as error:
         raise PlanError(f"training plan: {error}") from error
     check_plan(full)
     return full
+
+
+def _full(evaluation: Evaluation) -> Evaluation:
+    if evaluation.baseline_local is None:
+        return evaluation
+    return dataclasses.replace(evaluation, baseline_local=dict(local_document(parse_local(evaluation.baseline_local))))
 
 
 def check_plan(plan: TrainingPlan) -> None:

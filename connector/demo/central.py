@@ -33,7 +33,7 @@ def central_reference(stage: Stage, plan_payload: dict[str, Any], parameters: di
     step = Step(
         mode="central",
         model=spec,
-        local=parse_local(plan.local),
+        local=parse_local(plan.evaluation.baseline_local or plan.local),
         seed=plan.seed,
         max_epochs=plan.evaluation.baseline_epochs,
     )

@@ -64,6 +64,7 @@ class _Terms:
     strategy: Strategy
     local: Mapping[str, Any]
     clip: float
+    alone: Mapping[str, Any] | None = None
 
 
 # The clip is far over what a round can move (learning rate x steps x gradient norm): it does not bite.
@@ -76,6 +77,8 @@ _TERMS: Mapping[Recipe, _Terms] = {
         strategy="fedadam",
         local={"optimiser": "sgd", "learning_rate": 0.5, "batch_size": 32, "clip_norm": 1.0, "epochs": 1},
         clip=20.0,
+        # What a school alone, or whoever had all rows, would choose; plain SGD would make the federation look better.
+        alone={"optimiser": "adam", "learning_rate": 0.003, "batch_size": 32, "clip_norm": 1.0, "epochs": 1},
     ),
     "at-risk": _Terms(
         title="Learners at risk",
@@ -143,7 +146,12 @@ def build_plan(
         local=dict(terms.local),
         strategy={"kind": strategy, "learning_rate": _RATES[strategy]},
         aggregation=options.aggregation,
-        evaluation=Evaluation(baseline=options.baseline, finetune=options.finetune, small_rows=options.small_rows),
+        evaluation=Evaluation(
+            baseline=options.baseline,
+            finetune=options.finetune,
+            small_rows=options.small_rows,
+            baseline_local=dict(terms.alone) if terms.alone else None,
+        ),
         initial_weights=options.initial_weights,
         cohort_floor=options.cohort_floor,
         min_contributors=options.min_contributors,
