@@ -7,6 +7,7 @@ from typing import Any
 
 from learning.errors import NotYetError, PeerError, RefusedError, UnknownError
 from learning.jobs import Participation, ParticipationState
+from learning.members import may_pass
 from learning.node import Later, Node, later
 from learning.placing import manifest_of
 from learning.ports import Records
@@ -19,6 +20,7 @@ from learning.secagg.keys import SealingKey
 from learning.secagg.manifest import Manifest
 from learning.secagg.seat import accept_header, accept_vector, open_seeds, received, release
 from learning.secagg.sets import ContributorSet, sign_set, verify_quorum
+from learning.secagg.shares import Share
 from policies.canonical import canonical_json
 from policies.signing import decode
 
@@ -108,6 +110,8 @@ def sign(node: Node, consumer: str, job_id: str, number: int, attempt: int, body
         raise NotYetError("an upload that the set names has not arrived at this seat")
 
     def work(records: Records) -> dict[str, Any]:
+        # Signatures of one job come one after the other: two sets at once must not both find no earlier one.
+        records.lock(Participation, job_id)
         earlier = [row.set_document for row in records.select(SeatRound, job_id, number) if row.set_document]
         document = sign_set(
             proposed, context=place.context, group=place.group, signer=node.signer, held=held, signed=earlier
@@ -159,9 +163,25 @@ def release_share(node: Node, key: str) -> Later | None:
     row = node.store.run("seat.get", lambda records: records.get(SeatRound, job_id, int(number), int(attempt)))
     if row is None or row.state is not SeatState.RELEASING or row.release_order is None:
         return None
+    if part_of(node, job_id).state is not ParticipationState.ACTIVE:
+        return None
     place = _place(node, job_id, int(number), int(attempt))
+    if not _hand_over(node, place, row, _share(node, place, row, row.release_order)):
+        return later(node, _AGAIN_SECONDS)
     order = row.release_order
-    share = release(
+
+    def work(records: Records) -> None:
+        current = records.lock(SeatRound, job_id, int(number), int(attempt))
+        # Whoever did this work twice must not acknowledge an order that came meanwhile.
+        if current is not None and current.state is SeatState.RELEASING and current.release_order == order:
+            records.save(dataclasses.replace(current, state=SeatState.RELEASED, released=tuple(order["lost"])))
+
+    node.store.run("seat.released", work)
+    return None
+
+
+def _share(node: Node, place: _Place, row: SeatRound, order: Mapping[str, Any]) -> Share:
+    return release(
         _set(order),
         order["statements"],
         column=place.column,
@@ -173,19 +193,19 @@ def release_share(node: Node, key: str) -> Later | None:
         seeds=lambda name: _seeds(place, name),
         vectors=lambda name: node.blobs.get(place.uploads[name].vector or ""),
     )
+
+
+def _hand_over(node: Node, place: _Place, row: SeatRound, share: Share) -> bool:
+    """Give the collector a share; False where it should be tried again."""
     head = base64.urlsafe_b64encode(canonical_json({"document": share.document})).decode()
-    path = f"/jobs/{job_id}/rounds/{number}/attempts/{attempt}/shares"
+    path = f"/jobs/{row.job_id}/rounds/{row.round}/attempts/{row.attempt}/shares"
     try:
         reply = node.peers.call(
             place.part.consumer, "POST", path, content=bytes(share.vector), headers={"Orchard-Share": head}
         )
     except PeerError:
-        return later(node, _AGAIN_SECONDS)
-    if reply.status in (404, 425, 429) or reply.status >= 500:  # noqa: PLR2004 - may pass
-        return later(node, _AGAIN_SECONDS) if place.part.state is ParticipationState.ACTIVE else None
-    done = dataclasses.replace(row, state=SeatState.RELEASED, released=tuple(order["lost"]))
-    node.store.run("seat.released", lambda records: records.save(done))
-    return None
+        return False
+    return not may_pass(reply)
 
 
 def _place(node: Node, job_id: str, number: int, attempt: int, consumer: str | None = None) -> _Place:

@@ -1,37 +1,31 @@
-"""The contributor: asked into a round, it checks everything anew, trains beside the data, and uploads once."""
+"""The contributor: asked into a round, it checks everything anew, trains beside the data, and packs one upload."""
 
 import base64
 import dataclasses
 import hmac
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from learning import aggregate
-from learning.errors import PeerError, RefusedError, StepFailedError, UnknownError
+from learning.deliver import deliver, fail_step, parse_key, step_key, step_of
+from learning.errors import RefusedError, StepFailedError
 from learning.jobs import Participation, ParticipationState
 from learning.local import StepOutcome, run_round_steps
 from learning.models import initial_weights, parse_model, save_weights
-from learning.node import Later, Node, later
+from learning.node import Later, Node
 from learning.placing import manifest_of
 from learning.plans import TrainingPlan
 from learning.ports import GateAnswer, Records
 from learning.provide import part_of, plan_of
-from learning.rounds import RoundKind, Step, StepState
+from learning.rounds import OPENING_KIND, RoundKind, Step, StepState
 from learning.scrub import scrub
-from learning.secagg.context import RoundContext
 from learning.secagg.contributor import UploadPackage, prepare_clear, prepare_upload
-from learning.secagg.manifest import Manifest
 from learning.secagg.quantize import RoundingStream
-from learning.timeline import note
 from learning.vectors import contribution
 from policies.canonical import canonical_json
 from policies.signing import SignatureError, document_digest, verify
 
-OPENING_KIND = "round-opening"
-_RETRY_SECONDS = 0.5
 _DELIVER_AGAIN_SECONDS = 3.0
 # An average over fewer would tell one of them what another one scored.
 _CLASS_FLOOR = 3
@@ -71,10 +65,12 @@ def open_round(
     )
 
     def work(records: Records) -> Step:
-        for earlier in records.select(Step, job_id, number):
-            # One model a round: a second one would single a contributor out by the difference of two answers.
-            if earlier.model != model or earlier.kind is not kind:
-                raise RefusedError("second-model", f"round {number} was opened before with another model")
+        # Openings of one job come one after the other: two at once must not both find no earlier one.
+        current = records.lock(Participation, job_id)
+        if current is None or current.state is not ParticipationState.ACTIVE:
+            raise RefusedError("not-taking-part", "this participation is over")
+        steps = records.select(Step, job_id)
+        _check_order(steps, step)
         if records.add(step):
             records.enqueue("learning.contribute", step_key(step), now)
             return step
@@ -93,96 +89,68 @@ def contribute(node: Node, key: str) -> Later | None:
     step = step_of(node, job_id, number, attempt)
     if step is None or step.state is not StepState.TRAINING:
         return None
-    part = part_of(node, job_id)
+    try:
+        part, plan, answer = _allowed(node, step)
+        outcome = _train(node, part, plan, step, answer)
+    except StepFailedError as error:
+        if not error.final:
+            raise
+        fail_step(node, step, error.code, str(error))
+        return None
+    node.gate.used(part.agreement_id, job_id, number, answer.subjects)
+    _keep(node, step, _package(node, part, plan, step, outcome), outcome)
+    _hand_on(node, key)
+    return None
+
+
+def _allowed(node: Node, step: Step) -> tuple[Participation, TrainingPlan, GateAnswer]:
+    """Check everything anew: our part, the time, contract, policy and consent.
+
+    Raises:
+        StepFailedError: the step may not run.
+    """
+    part = part_of(node, step.job_id)
     if part.state is not ParticipationState.ACTIVE:
-        return _fail(node, step, "not-taking-part", part.reason or f"this participation is {part.state}")
+        raise StepFailedError("not-taking-part", part.reason or f"this participation is {part.state}")
     if node.now() >= step.deadline:
-        return _fail(node, step, "too-late", "the round's deadline passed before the step was done")
+        raise StepFailedError("too-late", "the round's deadline passed before the step was done")
     plan = plan_of(node, part)
     answer = node.gate.check(
         part.agreement_id,
         plan.purpose,
         plan.algorithm_class,
         plan.cohort_floor,
-        job_id=job_id,
-        round_number=number,
+        job_id=step.job_id,
+        round_number=step.round,
     )
     if not answer.allowed:
-        return _fail(node, step, "not-allowed", "; ".join(answer.reasons) or "the usage gate says no")
-    try:
-        outcome = _train(node, part, plan, step, answer)
-    except StepFailedError as error:
-        if error.final:
-            return _fail(node, step, error.code, str(error))
-        raise
-    node.gate.used(part.agreement_id, job_id, number, answer.subjects)
-    _keep(node, step, _package(node, part, plan, step, outcome), outcome)
-    return deliver(node, key)
+        raise StepFailedError("not-allowed", "; ".join(answer.reasons) or "the usage gate says no")
+    return part, plan, answer
 
 
-def deliver(node: Node, key: str) -> Later | None:
-    """Task: give the stored package to every seat (or to the collector, in clear mode), then tell the collector."""
-    job_id, number, attempt = parse_key(key)
-    step = step_of(node, job_id, number, attempt)
-    if step is None or step.state is not StepState.UPLOADING or step.package is None:
-        return None
-    part, package = part_of(node, job_id), step.package
-    placed = manifest_of(node, part.manifest, part)
-    targets = [column for column in _targets(placed) if column not in step.delivered]
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        answers = list(pool.map(partial(_hand_over, node, placed, part, step), targets))
-    refused = [error for error in answers if error is not None and error.final]
-    if refused:
-        return _fail(node, step, refused[0].code, f"an upload was refused: {refused[0]}")
-    done = [column for column, error in zip(targets, answers, strict=True) if error is None]
-    step = dataclasses.replace(step, delivered=(*step.delivered, *done))
-    waiting = [error for error in answers if error is not None]
-    if waiting and node.now() < step.deadline:
-        node.store.run("step.delivered", lambda records: records.save(step))
-        return later(node, _RETRY_SECONDS)
-    if waiting:
-        return _fail(node, step, "not-delivered", f"a seat could not be reached in time: {waiting[0]}")
-    if not _tell(node, part, step, {"uploaded": True, "header_digest": document_digest(package["document"])}):
-        return later(node, _RETRY_SECONDS)
-    _finish(node, step, StepState.DONE)
-    return None
-
-
-def report_failure(node: Node, key: str) -> Later | None:
-    """Task: tell the collector that our step failed, and why, until it has heard."""
-    step = step_of(node, *parse_key(key))
-    if step is None or step.state is not StepState.FAILED or node.now() > step.deadline + timedelta(minutes=1):
-        return None
-    body = {"uploaded": False, "code": step.code, "reason": step.reason}
-    return None if _tell(node, part_of(node, step.job_id), step, body) else later(node, _RETRY_SECONDS)
-
-
-def give_up(node: Node, key: str, error: str) -> None:
-    """A step failed more often than it may: record it and let the collector know."""
-    step = step_of(node, *parse_key(key))
-    if step is not None and step.state is StepState.TRAINING:
-        _fail(node, step, "step-failed", error)
-
-
-def step_key(step: Step) -> str:
-    """Return the work key of a step."""
-    return f"{step.job_id}|{step.round}|{step.attempt}"
-
-
-def parse_key(key: str) -> tuple[str, int, int]:
-    """Return job id, round and attempt of a work key."""
-    job_id, number, attempt = key.rsplit("|", 2)
-    return job_id, int(number), int(attempt)
-
-
-def step_of(node: Node, job_id: str, number: int, attempt: int) -> Step | None:
-    """Return our step in a round attempt."""
-    return node.store.run("step.get", lambda records: records.get(Step, job_id, number, attempt))
+def _hand_on(node: Node, key: str) -> None:
+    """Deliver at once; what could not be delivered is the business of ``learning.deliver``, not of training."""
+    answer = deliver(node, key)
+    if answer is not None:
+        node.store.run("step.again", lambda records: records.enqueue("learning.deliver", key, answer.due_at))
 
 
 def rounding_seed(node: Node, plan: TrainingPlan, number: int) -> bytes:
     """Return the 32-byte seed of a round's stochastic rounding: the same plan and round round alike, secure or clear."""
     return hmac.digest(node.secret, b"orchard/rounding/1\0" + canonical_json([plan.seed, number]), "sha256")
+
+
+def _check_order(steps: Sequence[Step], step: Step) -> None:
+    """Refuse a round that is over, and a second model for one that is open."""
+    for earlier in steps:
+        # One model a round: a second one would single a contributor out by the difference of two answers.
+        if earlier.round == step.round and (earlier.model, earlier.kind) != (step.model, step.kind):
+            raise RefusedError("second-model", f"round {step.round} was opened before with another model")
+    mine = (step.round, step.attempt)
+    if any((earlier.round, earlier.attempt) > mine for earlier in steps) and all(
+        (earlier.round, earlier.attempt) != mine for earlier in steps
+    ):
+        raise RefusedError("round-over", f"round {step.round}, attempt {step.attempt} is over")
 
 
 def _check_opening(node: Node, part: Participation, job_id: str, opening: Mapping[str, Any]) -> None:
@@ -241,16 +209,12 @@ def _package(node: Node, part: Participation, plan: TrainingPlan, step: Step, ou
     placed = manifest_of(node, part.manifest, part)
     values = contribution(plan, delta=outcome.delta, train_rows=outcome.train_rows, metrics=outcome.metrics)
     vector = placed.terms.layout.encode(values, RoundingStream(rounding_seed(node, plan, step.round)))
-    context = _context(placed, step)
+    context = placed.context(round=step.round, attempt=step.attempt, model=step.model)
     if placed.group is None:
         return prepare_clear(vector, context=context, signer=node.signer, contributor=node.participant_id)
     return prepare_upload(
         vector, context=context, group=placed.group, signer=node.signer, contributor=node.participant_id
     )
-
-
-def _context(placed: Manifest, step: Step) -> RoundContext:
-    return placed.context(round=step.round, attempt=step.attempt, model=step.model)
 
 
 def _keep(node: Node, step: Step, package: UploadPackage, outcome: StepOutcome) -> None:
@@ -262,83 +226,17 @@ def _keep(node: Node, step: Step, package: UploadPackage, outcome: StepOutcome) 
     }
     now = node.now()
 
-    def work(records: Records) -> None:
+    def work(records: Records) -> str | None:
         current = records.lock(Step, step.job_id, step.round, step.attempt)
         if current is None or current.state is not StepState.TRAINING:
-            return
-        records.save(
-            dataclasses.replace(
-                current, state=StepState.UPLOADING, package=stored, local=outcome.card, cost=dict(outcome.cost)
-            )
+            # Another worker was first, and its package is the one.
+            return None if current is None or current.package is None else str(current.package["vector"])
+        kept = dataclasses.replace(
+            current, state=StepState.UPLOADING, package=stored, local=outcome.card, cost=dict(outcome.cost)
         )
+        records.save(kept)
         records.enqueue("learning.deliver", step_key(step), now + timedelta(seconds=_DELIVER_AGAIN_SECONDS))
+        return str(stored["vector"])
 
-    node.store.run("step.keep", work)
-
-
-def _targets(placed: Manifest) -> range:
-    return range(1 if placed.group is None else len(placed.group.seats))
-
-
-def _hand_over(node: Node, placed: Manifest, part: Participation, step: Step, column: int) -> PeerError | None:
-    """Give one seat its part of the package; return what went wrong, if anything."""
-    package = step.package or {}
-    if placed.group is None:
-        target, box, carries = part.consumer, None, True
-    else:
-        target, box = placed.group.seats[column].participant, package["boxes"][column]
-        carries = column in placed.group.carriers(_context(placed, step), node.participant_id)
-    vector = node.blobs.get(package["vector"]) if carries else b""
-    if target == node.participant_id:
-        aggregate.receive_upload(
-            node, step.job_id, step.round, step.attempt, {"document": package["document"], "box": box}, vector
-        )
-        return None
-    head = base64.urlsafe_b64encode(canonical_json({"document": package["document"], "box": box})).decode()
-    path = f"/jobs/{step.job_id}/rounds/{step.round}/attempts/{step.attempt}/uploads"
-    try:
-        reply = node.peers.call(target, "POST", path, content=vector, headers={"Orchard-Upload": head})
-    except PeerError as error:
-        return error
-    if reply.status < 300:  # noqa: PLR2004
-        return None
-    passing = reply.status in (404, 425, 429) or reply.status >= 500  # noqa: PLR2004
-    detail = str(reply.body.get("detail", "no reason given"))
-    return PeerError(
-        f"{node.peers.name(target)}: {detail}", code=str(reply.body.get("code", "refused")), final=not passing
-    )
-
-
-def _tell(node: Node, part: Participation, step: Step, body: Mapping[str, Any]) -> bool:
-    path = f"/jobs/{step.job_id}/rounds/{step.round}/attempts/{step.attempt}/notices"
-    try:
-        # Any answer will do: a collector that refuses the news has no use for it.
-        return node.peers.call(part.consumer, "POST", path, json=body).status < 500  # noqa: PLR2004
-    except PeerError:
-        return False
-
-
-def _finish(node: Node, step: Step, state: StepState) -> None:
-    finished = dataclasses.replace(step, state=state)
-    node.store.run("step.finish", lambda records: records.save(finished))
-
-
-def _fail(node: Node, step: Step, code: str, reason: str) -> Later | None:
-    now = node.now()
-    failed = dataclasses.replace(step, state=StepState.FAILED, code=code, reason=reason)
-
-    def work(records: Records) -> None:
-        if records.lock(Step, step.job_id, step.round, step.attempt) is None:
-            raise UnknownError("no such step")
-        records.save(failed)
-        note(
-            records,
-            step.job_id,
-            now,
-            f"step-{step.round}",
-            f"round {step.round}, attempt {step.attempt}: {code}: {reason}",
-        )
-        records.enqueue("learning.report_failure", step_key(step), now)
-
-    node.store.run("step.fail", work)
-    return None
+    if node.store.run("step.keep", work) != stored["vector"]:
+        node.blobs.delete(str(stored["vector"]))

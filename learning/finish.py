@@ -1,7 +1,8 @@
 """The end of a round and of a job at the collector: the sum is opened, the model moves, the report is signed."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,22 +10,23 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from learning.collect import abort, chase_seats, open_round, shares_of
-from learning.errors import UnknownError
+from learning.agree import chase_seats, shares_of
+from learning.announce import open_round
+from learning.attempts import Attempt, abort, parse_round_key, read_attempt
+from learning.ending import fail_job
 from learning.jobs import Job, JobEvent, JobLine, JobState, move_job
+from learning.members import load
 from learning.metrics import summarise
 from learning.models import flatten, load_weights, parse_model, save_weights, unflatten
 from learning.node import Later, Node
 from learning.placing import own_manifest
 from learning.plans import TrainingPlan
 from learning.ports import Records
-from learning.recruit import fail_job, load
 from learning.report import REPORT_KIND, report_payload
 from learning.rounds import ClearUpload, Round, RoundEvent, RoundKind, RoundState, move_round
+from learning.scrub import scrub_sums
 from learning.secagg.collector import add_clear, add_shares
-from learning.secagg.context import RoundContext
 from learning.secagg.errors import SecureAggregationError, ShareError
-from learning.secagg.manifest import Manifest
 from learning.secagg.packing import RingVector
 from learning.secagg.sets import ContributorSet
 from learning.strategies import apply, initial_state, parse_strategy
@@ -38,31 +40,28 @@ _CLASS_FLOOR = 3
 
 def finish_round(node: Node, key: str) -> Later | None:
     """Task (queue ``aggregate``): add the shares, decode the sum, apply the server optimiser, open the next round."""
-    job_id, number, attempt = key.rsplit("|", 2)
-    job, plan, _ = load(node, job_id)
-    value = node.store.run("round.get", lambda records: records.get(Round, job_id, int(number), int(attempt)))
-    if value is None or value.state is not RoundState.RELEASING or job.state is not JobState.RUNNING:
+    attempt = read_attempt(node, *parse_round_key(key))
+    if attempt.row.state is not RoundState.RELEASING or attempt.job.state is not JobState.RUNNING:
         return None
-    manifest = own_manifest(node, job.manifest)
-    context = manifest.context(round=value.round, attempt=value.attempt, model=value.model)
-    proposed = ContributorSet.from_json(value.proposed)
+    proposed = ContributorSet.from_json(attempt.row.proposed)
     try:
-        total = _total(node, value, proposed, manifest, context)
+        total = _total(node, attempt, proposed)
     except ShareError:
-        answer = chase_seats(node, value, manifest, context, plan)
+        answer = chase_seats(node, attempt)
         if isinstance(answer, Later):
             return answer
-        abort(node, job, plan, value, answer)
+        abort(node, attempt, answer)
         return None
     try:
-        sums = manifest.terms.layout.decode(total, len(proposed.contributors))
+        sums = attempt.manifest.terms.layout.decode(total, len(proposed.contributors))
     except SecureAggregationError as error:
-        abort(node, job, plan, value, f"the sum cannot be right: {error}")
+        abort(node, attempt, f"the sum cannot be right: {error}")
         return None
-    weights, state = _next_model(node, job, plan, value, sums)
-    _close(node, plan, value, sums, weights=weights, state=state, context=context)
+    weights, state = _next_model(node, attempt.job, attempt.plan, attempt.row, sums)
+    _close(node, attempt, sums, weights=weights, state=state)
+    scrub_sums(node, attempt.job.job_id, before=attempt.row.round + 1)
     # The next round's work row is due already; doing it here saves a trip through the broker.
-    return open_round(node, job_id)
+    return open_round(node, attempt.job.job_id)
 
 
 def report(node: Node, job_id: str) -> Later | None:
@@ -96,22 +95,27 @@ def give_up(node: Node, key: str, error: str) -> None:
     fail_job(node, key.rsplit("|", 2)[0] if key.count("|") >= 2 else key, f"our own step failed: {error}")  # noqa: PLR2004
 
 
-def _total(node: Node, value: Round, proposed: ContributorSet, manifest: Manifest, context: RoundContext) -> RingVector:
+def _total(node: Node, attempt: Attempt, proposed: ContributorSet) -> RingVector:
+    row, manifest = attempt.row, attempt.manifest
     if manifest.group is None:
-        rows = node.store.run(
-            "round.clear", lambda records: records.select(ClearUpload, value.job_id, value.round, value.attempt)
-        )
-        wanted = dict(proposed.uploads)
-        vectors = {
-            row.participant_id: (lambda row=row: node.blobs.get(row.vector))
-            for row in rows
-            if wanted.get(row.participant_id) == row.header_digest
-        }
-        if set(vectors) != set(wanted):
-            raise ShareError("a contribution that the set names has not arrived")
-        return add_clear(vectors, context=context, n_min=manifest.terms.n_min)
-    shares = shares_of(node, value, proposed, context, manifest)
-    return add_shares(shares, proposed, lost=frozenset(value.lost), context=context, group=manifest.group)
+        return add_clear(_clear_vectors(node, row, proposed), context=attempt.context, n_min=manifest.terms.n_min)
+    shares = shares_of(node, attempt)
+    return add_shares(shares, proposed, lost=frozenset(row.lost), context=attempt.context, group=manifest.group)
+
+
+def _clear_vectors(node: Node, row: Round, proposed: ContributorSet) -> dict[str, Callable[[], bytes]]:
+    wanted = dict(proposed.uploads)
+    uploads = node.store.run(
+        "round.clear", lambda records: records.select(ClearUpload, row.job_id, row.round, row.attempt)
+    )
+    found: dict[str, Callable[[], bytes]] = {
+        upload.participant_id: partial(node.blobs.get, upload.vector)
+        for upload in uploads
+        if wanted.get(upload.participant_id) == upload.header_digest
+    }
+    if set(found) != set(wanted):
+        raise ShareError("a contribution that the set names has not arrived")
+    return found
 
 
 def _next_model(
@@ -132,38 +136,33 @@ def _next_model(
 
 
 def _close(
-    node: Node,
-    plan: TrainingPlan,
-    value: Round,
-    sums: Mapping[str, NDArray[np.float64]],
-    *,
-    weights: str,
-    state: str | None,
-    context: RoundContext,
+    node: Node, attempt: Attempt, sums: Mapping[str, NDArray[np.float64]], *, weights: str, state: str | None
 ) -> None:
-    now = node.now()
-    metrics = {split: _shown(summarise(found)) for split, found in metric_sums(plan, sums).items()}
-    sizes = {"model": len(node.blobs.get(value.model)), "vector": context.vector_bytes, "values": context.d}
+    now, value = node.now(), attempt.row
+    metrics = {split: _shown(summarise(found)) for split, found in metric_sums(attempt.plan, sums).items()}
+    sizes = {
+        "model": len(node.blobs.get(value.model)),
+        "vector": attempt.context.vector_bytes,
+        "values": attempt.context.d,
+    }
     last = value.kind is RoundKind.EVALUATE
 
     def work(records: Records) -> None:
         row = records.lock(Round, value.job_id, value.round, value.attempt)
         current = records.lock(Job, value.job_id)
         if row is None or current is None or row.state is not RoundState.RELEASING:
-            raise UnknownError("the round has moved on")
+            return
         timing = row.timing | {"summed": (now - row.opened_at).total_seconds()}
         done = move_round(row, RoundEvent.SUMMED)
         records.save(dataclasses.replace(done, metrics=metrics, timing=timing, sizes=sizes))
+        note(records, value.job_id, now, f"round-{value.round}", _sentence(value, metrics, len(value.proposed or ())))
+        if current.state is not JobState.RUNNING:
+            return
         moved = dataclasses.replace(
             current, weights=weights, optimiser_state=state, round=value.round + 1, attempt=1, updated_at=now
         )
-        note(records, value.job_id, now, f"round-{value.round}", _sentence(value, metrics, len(value.proposed or ())))
-        if last:
-            records.save(move_job(moved, JobEvent.ROUNDS_DONE, now))
-            records.enqueue("learning.report", value.job_id, now)
-        else:
-            records.save(moved)
-            records.enqueue("learning.open_round", value.job_id, now)
+        records.save(move_job(moved, JobEvent.ROUNDS_DONE, now) if last else moved)
+        records.enqueue("learning.report" if last else "learning.open_round", value.job_id, now)
 
     node.store.run("round.finish", work)
 

@@ -106,7 +106,6 @@ class Job:
     optimiser_state: str | None = None
     manifest: dict[str, Any] | None = None
     report: str | None = None
-    manifest_attempts: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,9 @@ from learning.node import Node
 from learning.secagg.errors import ManifestError
 from learning.secagg.manifest import Identify, Identity, Manifest, verify_manifest
 from policies.canonical import canonical_json
+
+# Before any manifest's end: what we signed ourselves is read long after its job is over.
+_EVER = datetime.min.replace(tzinfo=UTC)
 
 
 def identify(node: Node) -> Identify:
@@ -39,19 +43,22 @@ def manifest_of(node: Node, document: Mapping[str, Any] | None, part: Participat
 
 
 def own_manifest(node: Node, document: Mapping[str, Any] | None) -> Manifest:
-    """Return the manifest of a job of our own."""
+    """Return the manifest of a job of our own, however long ago it was signed."""
     return _checked(
         node,
         document,
         Identity(participant=node.participant_id, organisation=node.organisation, public_key=node.signer.public_key),
+        at=_EVER,
     )
 
 
-def _checked(node: Node, document: Mapping[str, Any] | None, collector: Identity) -> Manifest:
+def _checked(
+    node: Node, document: Mapping[str, Any] | None, collector: Identity, at: datetime | None = None
+) -> Manifest:
     if document is None:
         raise NotYetError("the job's manifest is not signed yet")
     # Checking costs a signature and a credential per member; the same bytes need it once per process.
-    return _verified(_Held(node), canonical_json(document), collector)
+    return _verified(_Held(node), canonical_json(document), collector, at)
 
 
 class _Held:
@@ -68,6 +75,6 @@ class _Held:
 
 
 @lru_cache(maxsize=64)
-def _verified(held: _Held, document: bytes, collector: Identity) -> Manifest:
+def _verified(held: _Held, document: bytes, collector: Identity, at: datetime | None) -> Manifest:
     node = held.node
-    return verify_manifest(json.loads(document), collector=collector, identify=identify(node), now=node.now())
+    return verify_manifest(json.loads(document), collector=collector, identify=identify(node), now=at or node.now())

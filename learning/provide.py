@@ -3,6 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from learning.errors import ConflictError, NotYetError, PlanError, RefusedError, UnknownError
@@ -22,12 +23,14 @@ from learning.ports import AgreementTerms, Records
 from learning.scrub import scrub
 from learning.secagg.errors import SecureAggregationError
 from learning.secagg.keys import SealingKey, new_sealing_key
-from learning.secagg.manifest import APPROVAL_KIND
+from learning.secagg.manifest import APPROVAL_KIND, Manifest
 from learning.timeline import note
 from learning.vectors import layout
 from policies.signing import SignatureError, decode, document_digest, encode, verify
 
 _CONSENT_SECONDS = 5.0
+# The collector's clock began before ours, and it has a while to place the members.
+_SLACK = timedelta(minutes=5)
 # The purposes that the AI Act, Article 5(1)(f), forbids in education whatever an agreement says.
 _FORBIDDEN_CLASSES = frozenset({"emotion-inference"})
 
@@ -62,7 +65,7 @@ def receive_plan(node: Node, consumer: str, public_key: str, body: Mapping[str, 
     def work(records: Records) -> ReceivedPlan:
         if records.add(received):
             return received
-        known = records.get(ReceivedPlan, received.plan_digest, received.agreement_id)
+        known = records.lock(ReceivedPlan, received.plan_digest, received.agreement_id)
         if known is None or known.document["payload"] != received.document["payload"]:
             raise ConflictError("this plan digest was registered with other content")
         # Named again: it is the plan that the next transfer process of this agreement is for.
@@ -123,6 +126,7 @@ def join(
     received = plan_state(node, consumer, digest, agreement_id)
     if received.state is not PlanState.APPROVED:
         raise RefusedError("plan-not-approved", f"this plan is {received.state} here")
+    plan = parse_plan(received.document["payload"])
     now = node.now()
     part = Participation(
         job_id=job_id,
@@ -143,6 +147,7 @@ def join(
     def work(records: Records) -> Participation:
         if records.add(part):
             records.enqueue("learning.check_cohort", job_id, now)
+            records.enqueue("learning.expire", job_id, _last_day(part, plan))
             note(records, job_id, now, "joined", "joined; waiting until enough learners consent")
             return part
         known = records.get(Participation, job_id)
@@ -198,21 +203,7 @@ def accept_manifest(node: Node, consumer: str, job_id: str, document: Mapping[st
     Raises:
         RefusedError: the manifest does not recompute, or another one was accepted before.
     """
-    part = part_of(node, job_id, consumer)
-    plan = plan_of(node, part)
-    try:
-        checked = manifest_of(node, dict(document), part)
-    except SecureAggregationError as error:
-        raise RefusedError(error.code, str(error)) from error
-    terms = checked.terms
-    if (terms.job, terms.plan) != (job_id, part.plan_digest):
-        raise RefusedError("wrong-manifest", "the manifest is for another job or plan")
-    if terms.layout != layout(plan, len(checked.members)) or terms.n_max != len(checked.members):
-        raise RefusedError("wrong-layout", "the manifest's vector is not the one that the plan gives")
-    if terms.n_min < plan.min_contributors or terms.aggregation != plan.aggregation.mode:
-        raise RefusedError("wrong-terms", "the manifest lowers the floor or the protection that the plan promised")
-    if part.approval is None or document_digest(part.approval) not in {member.approval for member in checked.members}:
-        raise RefusedError("not-a-member", "the manifest does not hold our approval")
+    checked = _check_manifest(node, part_of(node, job_id, consumer), document)
     now = node.now()
 
     def work(records: Records) -> str:
@@ -223,12 +214,26 @@ def accept_manifest(node: Node, consumer: str, job_id: str, document: Mapping[st
             if current.manifest != dict(document):
                 raise RefusedError("second-manifest", "another manifest was accepted for this job")
             return current.state
+        if current.state is not ParticipationState.READY:
+            raise RefusedError("not-taking-part", f"this participation is {current.state}")
         moved = move_participation(current, ParticipationEvent.MANIFEST_ACCEPTED, now)
         records.save(dataclasses.replace(moved, manifest=dict(document)))
         note(records, job_id, now, "active", f"manifest {checked.digest[:12]} checked: {len(checked.members)} members")
         return moved.state
 
     return node.store.run("participation.manifest", work)
+
+
+def expire(node: Node, job_id: str) -> Later | None:
+    """Task: leave a job whose time is over and whose collector never said so. Every job ends, on this side, too."""
+    part = part_of(node, job_id)
+    if part.state in (ParticipationState.ENDED, ParticipationState.STOPPED):
+        return None
+    last = _last_day(part, plan_of(node, part))
+    if node.now() < last:
+        return Later(due_at=last)
+    stop(node, job_id, "the time that the plan gives this job is over, and its collector did not end it")
+    return None
 
 
 def stop(node: Node, job_id: str, reason: str) -> None:
@@ -278,6 +283,31 @@ def _finish(node: Node, job_id: str, event: ParticipationEvent, reason: str) -> 
     if node.store.run("participation.finish", work):
         node.snapshots.forget(job_id)
         scrub(node, job_id)
+
+
+def _check_manifest(node: Node, part: Participation, document: Mapping[str, Any]) -> Manifest:
+    plan = plan_of(node, part)
+    try:
+        checked = manifest_of(node, dict(document), part)
+    except SecureAggregationError as error:
+        raise RefusedError(error.code, str(error)) from error
+    terms = checked.terms
+    if (terms.job, terms.plan) != (part.job_id, part.plan_digest):
+        raise RefusedError("wrong-manifest", "the manifest is for another job or plan")
+    if terms.layout != layout(plan, len(checked.members)) or terms.n_max != len(checked.members):
+        raise RefusedError("wrong-layout", "the manifest's vector is not the one that the plan gives")
+    if terms.n_min < plan.min_contributors or terms.aggregation != plan.aggregation.mode:
+        raise RefusedError("wrong-terms", "the manifest lowers the floor or the protection that the plan promised")
+    if part.approval is None or document_digest(part.approval) not in {member.approval for member in checked.members}:
+        raise RefusedError("not-a-member", "the manifest does not hold our approval")
+    return checked
+
+
+def _last_day(part: Participation, plan: TrainingPlan) -> datetime:
+    """Return when we leave by ourselves: after the time for recruiting, and once active after the job's own."""
+    seconds = plan.job_seconds if part.state is ParticipationState.ACTIVE else plan.recruit_seconds
+    began = part.updated_at if part.state is ParticipationState.ACTIVE else part.created_at
+    return began + timedelta(seconds=seconds) + _SLACK
 
 
 def _agreement(node: Node, agreement_id: str, consumer: str) -> AgreementTerms:

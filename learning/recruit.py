@@ -1,26 +1,25 @@
-"""The collector gathers a job's members: plan, approval, transfer, consent, beacon, manifest. One step each time asked."""
+"""The collector gathers a job's members: plan, approval, transfer, consent. One step each time asked."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+from learning.begin import begin
+from learning.ending import fail_job
 from learning.errors import PeerError, RefusedError, UnknownError
-from learning.jobs import JOB_ENDS, Job, JobEvent, JobState, Member, MemberState, OwnPlan, move_job
-from learning.models import initial_weights, parse_model, save_weights
+from learning.jobs import Job, JobState, Member, MemberState, OwnPlan
+from learning.members import call, call_each, load
+from learning.models import WeightsError, load_weights, parse_model
 from learning.node import Later, Node, later
-from learning.placing import identify
 from learning.plans import PLAN_KIND, TrainingPlan, parse_plan, plan_digest, plan_payload
 from learning.ports import Records
-from learning.secagg.errors import SecureAggregationError
-from learning.secagg.manifest import Terms, build_manifest
 from learning.timeline import note
-from learning.vectors import layout
 
 _ASK_AGAIN_SECONDS = 0.5
 _S = MemberState
+# Members that recruiting has nothing left to ask.
+_SETTLED = frozenset({_S.READY, _S.ACTIVE, _S.LEFT, _S.DONE})
 
 
 def register_plan(node: Node, payload: Mapping[str, Any]) -> OwnPlan:
@@ -48,12 +47,14 @@ def start_job(node: Node, digest: str, agreement_ids: Sequence[str]) -> Job:
 
     Raises:
         UnknownError: no such plan, or an agreement that is not in force.
-        RefusedError: fewer agreements than the plan needs contributors, or two with one provider.
+        RefusedError: fewer agreements than the plan needs contributors, two with one provider, or initial weights that
+            are not here or do not fit the model.
     """
     own = node.store.run("plan.get", lambda records: records.get(OwnPlan, digest))
     if own is None:
         raise UnknownError("no such plan")
     plan = parse_plan(own.document["payload"])
+    _check_first_weights(node, plan)
     now, job_id = node.now(), node.new_id()
     members = [_invited(node, job_id, agreement_id) for agreement_id in agreement_ids]
     if len({member.participant_id for member in members}) != len(members):
@@ -76,118 +77,30 @@ def start_job(node: Node, digest: str, agreement_ids: Sequence[str]) -> Job:
     return node.store.run("job.start", work)
 
 
+def _check_first_weights(node: Node, plan: TrainingPlan) -> None:
+    if plan.initial_weights is None:
+        return
+    try:
+        load_weights(parse_model(plan.model), node.blobs.get(plan.initial_weights))
+    except (UnknownError, WeightsError) as error:
+        raise RefusedError("no-such-weights", f"the plan's initial weights: {error}; post them first") from error
+
+
 def recruit(node: Node, job_id: str) -> Later | None:
     """Task: take each member one step further; when all are ready or gone, place, sign and hand out the manifest."""
     job, plan, members = load(node, job_id)
     if job.state is not JobState.RECRUITING:
         return None
-    waiting = [member for member in members if member.state not in (_S.READY, _S.ACTIVE, _S.LEFT)]
-    if waiting:
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            moved = list(pool.map(lambda member: _advance(node, job, member), waiting))
-        for member in moved:
-            _save(node, member)
-        members = [*(member for member in members if member not in waiting), *moved]
-    left_out = _past_deadline(node, job, plan, members)
-    members = [left_out.get(member.participant_id, member) for member in members]
+    members = call_each(members, lambda member: _advance(node, job, member))
+    members = [_past_deadline(node, job, plan, member) for member in members]
     taking_part = [member for member in members if member.state is not _S.LEFT]
     if len(taking_part) < plan.min_contributors:
         reasons = "; ".join(f"{node.peers.name(m.participant_id)}: {m.reason}" for m in members if m.reason)
         fail_job(node, job_id, f"{len(taking_part)} of {plan.min_contributors} contributors needed remain ({reasons})")
         return None
-    if any(member.state is not _S.READY and member.state is not _S.ACTIVE for member in taking_part):
+    if any(member.state not in _SETTLED for member in taking_part):
         return later(node, _ASK_AGAIN_SECONDS)
-    return _place(node, job, plan, sorted(taking_part, key=lambda member: member.participant_id))
-
-
-def fail_job(node: Node, job_id: str, reason: str, event: JobEvent = JobEvent.CANNOT_GO_ON) -> None:
-    """End a job in a named terminal state, and tell its members."""
-    now = node.now()
-
-    def work(records: Records) -> None:
-        job = records.lock(Job, job_id)
-        if job is None or job.state in JOB_ENDS:
-            return
-        records.save(move_job(job, event, now, reason))
-        note(records, job_id, now, "ended", reason)
-        records.enqueue("learning.dismiss", job_id, now)
-
-    node.store.run("job.fail", work)
-
-
-def dismiss(node: Node, job_id: str) -> Later | None:
-    """Task: tell every member that the job has ended, and close its transfer process."""
-    job, _, members = load(node, job_id)
-    pending = False
-    for member in members:
-        if member.state in (_S.DONE, _S.LEFT) and member.transfer_pid is None:
-            continue
-        try:
-            if member.endpoint is not None and member.state is not _S.DONE:
-                call(node, member, "POST", f"/jobs/{job_id}/end", json={"reason": job.reason or job.state})
-            if member.transfer_pid is not None:
-                node.contracts.complete_transfer(member.transfer_pid)
-        except PeerError as error:
-            if not error.final and node.now() < job.updated_at + timedelta(minutes=2):
-                pending = True
-                continue
-        if member.state is not _S.LEFT:
-            _save(node, dataclasses.replace(member, state=_S.DONE, token=None))
-    return later(node, 2 * _ASK_AGAIN_SECONDS) if pending else None
-
-
-def load(node: Node, job_id: str) -> tuple[Job, TrainingPlan, list[Member]]:
-    """Return a job of ours, its plan and its members.
-
-    Raises:
-        UnknownError: no such job.
-    """
-
-    def work(records: Records) -> tuple[Job, OwnPlan, list[Member]]:
-        job = records.get(Job, job_id)
-        own = records.get(OwnPlan, job.plan_digest) if job else None
-        if job is None or own is None:
-            raise UnknownError("no such job")
-        return job, own, records.select(Member, job_id)
-
-    job, own, members = node.store.run("job.load", work)
-    return job, parse_plan(own.document["payload"]), members
-
-
-def call(
-    node: Node,
-    member: Member,
-    method: str,
-    path: str,
-    *,
-    json: Mapping[str, Any] | None = None,
-    content: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Mapping[str, Any]:
-    """Call a member's learning API with its token and return the body of a good answer.
-
-    Raises:
-        PeerError: no answer, or one that says no; ``final`` when asking again cannot help.
-    """
-    reply = node.peers.call(
-        member.participant_id, method, path, token=member.token, json=json, content=content, headers=headers
-    )
-    if reply.status == 401 and member.transfer_pid is not None:  # noqa: PLR2004 - the short-lived token has expired
-        view = node.peers.call(member.participant_id, "POST", "/tokens", token=member.token, json={})
-        token = view.body.get("token")
-        if view.status < 300 and isinstance(token, str):  # noqa: PLR2004
-            _save(node, dataclasses.replace(member, token=token))
-            reply = node.peers.call(
-                member.participant_id, method, path, token=token, json=json, content=content, headers=headers
-            )
-    if reply.status < 300:  # noqa: PLR2004
-        return reply.body
-    name = node.peers.name(member.participant_id)
-    code = str(reply.body.get("code", f"http-{reply.status}"))
-    detail = str(reply.body.get("detail", "no reason given"))
-    # 404, 425 and 5xx may pass; any other refusal is an answer.
-    passing = reply.status in (404, 425, 429) or reply.status >= 500  # noqa: PLR2004
-    raise PeerError(f"{name}: {detail}", code=code, final=not passing)
+    return begin(node, job, plan, sorted(taking_part, key=lambda member: member.participant_id))
 
 
 def _invited(node: Node, job_id: str, agreement_id: str) -> Member:
@@ -200,20 +113,41 @@ def _invited(node: Node, job_id: str, agreement_id: str) -> Member:
 
 
 def _advance(node: Node, job: Job, member: Member) -> Member:
-    """Take one member as far as it will go now; a peer that does not answer is asked again later."""
+    """Take one member as far as it will go now, keeping each step; a peer that does not answer is asked again later."""
     try:
-        for _ in range(len(_S)):
-            moved = _step(node, job, member)
-            if moved.state == member.state:
+        while member.state not in _SETTLED:
+            moved = _keep(node, member, _step(node, job, member))
+            if moved.state is member.state:
                 return moved
             member = moved
-            if member.state in (_S.READY, _S.LEFT):
-                break
     except PeerError as error:
-        if error.final:
-            return dataclasses.replace(member, state=_S.LEFT, reason=str(error))
-        return dataclasses.replace(member, reason=str(error))
+        state = _S.LEFT if error.final else member.state
+        return _keep(node, member, dataclasses.replace(member, state=state, reason=str(error)))
     return member
+
+
+def _keep(node: Node, before: Member, after: Member) -> Member:
+    """Write what a step changed over the member as it is stored now."""
+    fields = {field.name: getattr(after, field.name) for field in dataclasses.fields(Member)}
+    changed = {name: value for name, value in fields.items() if value != getattr(before, name)}
+    now = node.now()
+
+    def work(records: Records) -> Member:
+        job = records.lock(Job, before.job_id)
+        row = records.lock(Member, before.job_id, before.participant_id)
+        if job is None or row is None:
+            raise UnknownError("no such job")
+        if job.state is not JobState.RECRUITING:
+            # The job ended while we were asking: what was opened meanwhile has to be closed again.
+            moved = dataclasses.replace(row, **(changed | {"state": _S.LEFT}))
+            records.enqueue("learning.dismiss", before.job_id, now)
+        else:
+            moved = dataclasses.replace(row, **changed)
+        if moved != row:
+            records.save(moved)
+        return moved
+
+    return node.store.run("member.step", work)
 
 
 def _step(node: Node, job: Job, member: Member) -> Member:
@@ -268,122 +202,9 @@ def _joined(member: Member, body: Mapping[str, Any]) -> Member:
     return dataclasses.replace(member, state=_S.WAITING_FOR_CONSENT, reason="waiting until enough learners consent")
 
 
-def _past_deadline(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) -> dict[str, Member]:
-    """Leave out who is not ready when the plan's time for recruiting is over."""
-    if node.now() < job.created_at + timedelta(seconds=plan.recruit_seconds):
-        return {}
-    late: dict[str, Member] = {}
-    for member in members:
-        if member.state not in (_S.READY, _S.ACTIVE, _S.LEFT):
-            reason = f"not ready after {plan.recruit_seconds:g} s: {member.reason or member.state}"
-            late[member.participant_id] = dataclasses.replace(member, state=_S.LEFT, reason=reason)
-            _save(node, late[member.participant_id])
-    return late
-
-
-def _place(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) -> Later | None:
-    """Collect the reveals, compute the placement, sign the manifest and have every member check it."""
-    revealed = []
-    for member in members:
-        try:
-            nonce = member.reveal or str(call(node, member, "POST", f"/jobs/{job.job_id}/reveal").get("nonce"))
-        except PeerError as error:
-            if not error.final:
-                return later(node, _ASK_AGAIN_SECONDS)
-            _save(node, dataclasses.replace(member, state=_S.LEFT, reason=f"did not reveal: {error}"))
-            return later(node, 0)
-        revealed.append(dataclasses.replace(member, reveal=nonce))
-        _save(node, revealed[-1])
-    if job.manifest is None:
-        try:
-            document = _manifest(node, job, plan, revealed)
-        except SecureAggregationError as error:
-            fail_job(node, job.job_id, f"the members cannot be placed: {error}")
-            return None
-        job = _keep_manifest(node, job, document)
-    for member in revealed:
-        if member.state is _S.ACTIVE:
-            continue
-        try:
-            call(node, member, "POST", f"/jobs/{job.job_id}/manifest", json=job.manifest)
-        except PeerError as error:
-            if not error.final:
-                return later(node, _ASK_AGAIN_SECONDS)
-            fail_job(node, job.job_id, f"the manifest was refused: {error}")
-            return None
-        _save(node, dataclasses.replace(member, state=_S.ACTIVE))
-    _begin(node, job, plan)
-    return None
-
-
-def _manifest(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) -> dict[str, Any]:
-    wanted = plan.aggregation
-    check = identify(node)
-    organisations = {check((member.approval or {})["payload"]).organisation for member in members}
-    terms = Terms(
-        job=job.job_id,
-        plan=job.plan_digest,
-        collector=node.participant_id,
-        collector_organisation=node.organisation,
-        layout=layout(plan, len(members)),
-        n_min=plan.min_contributors,
-        n_max=len(members),
-        expires=node.now() + timedelta(seconds=plan.job_seconds),
-        round_seconds=math.ceil(plan.round_seconds),
-        aggregation=wanted.mode,
-        # Two providers alone can only make the (2, 1) group; placement says what that costs.
-        shape=(wanted.seats, wanted.threshold) if len(organisations) >= wanted.seats else None,
-    )
-    document, _ = build_manifest(
-        terms,
-        [member.approval or {} for member in members],
-        {member.participant_id: member.reveal or "" for member in members},
-        identify=check,
-        signer=node.signer,
-    )
-    return document
-
-
-def _keep_manifest(node: Node, job: Job, document: dict[str, Any]) -> Job:
-    def work(records: Records) -> Job:
-        current = records.lock(Job, job.job_id)
-        if current is None:
-            raise UnknownError("no such job")
-        if current.manifest is not None:
-            return current
-        kept = dataclasses.replace(current, manifest=document)
-        records.save(kept)
-        seats = len(document["payload"]["seats"])
-        note(
-            records,
-            job.job_id,
-            node.now(),
-            "placed",
-            f"manifest signed: {len(document['payload']['members'])} members, {seats} seats",
-        )
-        return kept
-
-    return node.store.run("job.manifest", work)
-
-
-def _begin(node: Node, job: Job, plan: TrainingPlan) -> None:
-    weights = plan.initial_weights
-    if weights is None:
-        spec = parse_model(plan.model)
-        weights = node.blobs.put(save_weights(spec, initial_weights(spec, seed=plan.seed)))
-    now = node.now()
-
-    def work(records: Records) -> None:
-        current = records.lock(Job, job.job_id)
-        if current is None or current.state is not JobState.RECRUITING:
-            return
-        moved = move_job(current, JobEvent.MANIFEST_ACCEPTED, now)
-        records.save(dataclasses.replace(moved, weights=weights, round=1, attempt=1))
-        note(records, job.job_id, now, "running", "every member accepted the manifest; training begins")
-        records.enqueue("learning.open_round", job.job_id, now)
-
-    node.store.run("job.begin", work)
-
-
-def _save(node: Node, member: Member) -> None:
-    node.store.run("member.save", lambda records: records.save(member))
+def _past_deadline(node: Node, job: Job, plan: TrainingPlan, member: Member) -> Member:
+    """Leave a member out that is not ready when the plan's time for recruiting is over."""
+    if member.state in _SETTLED or node.now() < job.created_at + timedelta(seconds=plan.recruit_seconds):
+        return member
+    reason = f"not ready after {plan.recruit_seconds:g} s: {member.reason or member.state}"
+    return _keep(node, member, dataclasses.replace(member, state=_S.LEFT, reason=reason))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+OPENING_KIND = "round-opening"
+
 
 class RoundKind(enum.StrEnum):
     """``train`` rounds carry updates; ``evaluate`` rounds carry only metrics of the final model."""
@@ -51,7 +53,11 @@ ROUND_TABLE: dict[tuple[RoundState, RoundEvent], RoundState] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round:
-    """One attempt at one round, at the collector. ``expected`` are the contributors it was announced to."""
+    """One attempt at one round, at the collector.
+
+    ``expected`` are the contributors it is announced to; ``lost`` the seats whose work others have taken over;
+    ``chased`` how often missing shares were asked for; ``extended`` says that its deadline was moved once.
+    """
 
     job_id: str
     round: int
@@ -70,6 +76,8 @@ class Round:
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     reason: str | None = None
+    chased: int = 0
+    extended: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from learning import aggregate, collect, contribute, finish, provide, recruit
+from learning import aggregate, announce, collect, contribute, deliver, ending, finish, provide, recruit
 from learning.errors import LearningError
 from learning.node import Later, Node
+from learning.secagg.errors import SecureAggregationError
 
 Handler = Callable[[Node, str], Later | None]
 GiveUp = Callable[[Node, str, str], None]
@@ -73,15 +74,16 @@ def _nothing(_node: Node, _key: str, _error: str) -> None:
 
 TASKS: Mapping[str, Task] = {
     "learning.recruit": Task(queue="control", handler=recruit.recruit, give_up=finish.give_up),
-    "learning.dismiss": Task(queue="control", handler=recruit.dismiss, give_up=_nothing),
+    "learning.dismiss": Task(queue="control", handler=ending.dismiss, give_up=_nothing),
     "learning.check_cohort": Task(queue="control", handler=provide.check_cohort, give_up=_leave),
-    "learning.open_round": Task(queue="control", handler=collect.open_round, give_up=finish.give_up),
+    "learning.expire": Task(queue="control", handler=provide.expire, give_up=_leave),
+    "learning.open_round": Task(queue="control", handler=announce.open_round, give_up=finish.give_up),
     "learning.close_round": Task(queue="control", handler=collect.close_round, give_up=finish.give_up),
     "learning.finish_round": Task(queue="aggregate", handler=finish.finish_round, give_up=finish.give_up),
     "learning.report": Task(queue="control", handler=finish.report, give_up=finish.give_up),
-    "learning.contribute": Task(queue="train", handler=contribute.contribute, give_up=contribute.give_up),
-    "learning.deliver": Task(queue="control", handler=contribute.deliver, give_up=contribute.give_up),
-    "learning.report_failure": Task(queue="control", handler=contribute.report_failure, give_up=_nothing),
+    "learning.contribute": Task(queue="train", handler=contribute.contribute, give_up=deliver.give_up),
+    "learning.deliver": Task(queue="control", handler=deliver.deliver, give_up=deliver.give_up),
+    "learning.report_failure": Task(queue="control", handler=deliver.report_failure, give_up=_nothing),
     "learning.release": Task(queue="aggregate", handler=aggregate.release_share, give_up=_nothing),
 }
 
@@ -112,6 +114,11 @@ def run_task(
     lease = book.take(task, key, owner, secrets.token_hex(16), node.now())
     if lease is None:
         return
+    if lease.tries > MAX_TRIES:
+        # Every earlier try took its worker down with it, or lost its lease: no exception ever told us.
+        kind.give_up(node, key, "the worker went away each time this was tried")
+        book.done(lease)
+        return
     try:
         with held(lease):
             answer = kind.handler(node, key)
@@ -131,7 +138,7 @@ def run_task(
 
 def _told(error: Exception) -> str:
     # Only this room's own sentences are known to hold no data.
-    return str(error) if isinstance(error, LearningError) else type(error).__name__
+    return str(error) if isinstance(error, LearningError | SecureAggregationError) else type(error).__name__
 
 
 def register(app: Any, perform: Callable[[str, str], None]) -> None:

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from connector.http.access import Reader, Writer
 from connector.http.learning import Raw
 from connector.http.problems import ProblemError
-from learning import provide, recruit
+from learning import ending, provide, recruit
 from learning.jobs import JOB_ENDS, Job, JobEvent, JobLine, Member, OwnPlan, Participation, ReceivedPlan
 from learning.node import Node
 from learning.placing import own_manifest
@@ -99,6 +99,7 @@ def jobs_router(node: Node) -> APIRouter:
     router = APIRouter(prefix="/management", tags=["jobs"])
     _plan_routes(router, node)
     _job_routes(router, node)
+    _result_routes(router, node)
     _provider_routes(router, node)
     return router
 
@@ -146,7 +147,7 @@ def _job_routes(router: APIRouter, node: Node) -> None:
     def cancel_job(_operator: Writer, job_id: str, body: Decision) -> JobView:
         """End a job now."""
         _job(node, job_id)
-        recruit.fail_job(node, job_id, body.reason or "cancelled by its owner", JobEvent.CANCEL)
+        ending.fail_job(node, job_id, body.reason or "cancelled by its owner", JobEvent.CANCEL)
         return _view(node, _job(node, job_id), full=False)
 
     @router.get("/jobs/{job_id}/events")
@@ -155,6 +156,8 @@ def _job_routes(router: APIRouter, node: Node) -> None:
         _job(node, job_id)
         return StreamingResponse(_follow(node, job_id, after), media_type="text/event-stream")
 
+
+def _result_routes(router: APIRouter, node: Node) -> None:
     @router.get("/jobs/{job_id}/model", responses={200: {"content": {"application/octet-stream": {}}}})
     def fetch_model(_operator: Reader, job_id: str) -> Response:
         """Return the weights of a completed job (safetensors)."""

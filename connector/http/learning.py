@@ -63,13 +63,29 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
         transfer_state: state of a transfer process by our own pid, None when there is none.
     """
     router = APIRouter(prefix="/learning", tags=["learning"])
+    allowed = Depends(_granted(tokens, transfer_state))
+    _plan_routes(router, node)
+    _token_routes(router, tokens, transfer_state)
+    _job_routes(router, node, allowed)
+    _round_routes(router, node, allowed)
+    _seat_routes(router, node, allowed)
+    _collector_routes(router, node)
+    return router
+
+
+def _granted(tokens: TransferTokens, transfer_state: Callable[[str], str | None]) -> Callable[..., TransferGrant]:
+    """Return the check of a transfer token and of the transfer process that it was given for."""
 
     def grant(peer: Peer, orchard_transfer: Annotated[str | None, Header()] = None) -> TransferGrant:
         found = tokens.check(orchard_transfer, peer.participant_id)
         _require_started(transfer_state(found.transfer_pid))
         return found
 
-    Grant = Annotated[TransferGrant, Depends(grant)]  # noqa: N806 - a type
+    return grant
+
+
+def _plan_routes(router: APIRouter, node: Node) -> None:
+    """Routes of a provider for the consumers of its agreements."""
 
     @router.post("/plans")
     def register_plan(peer: Peer, body: JsonBody) -> dict[str, Any]:
@@ -81,6 +97,8 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
         """Return what the provider decided about a plan."""
         return _plan(provide.plan_state(node, peer.participant_id, digest, agreement_id))
 
+
+def _token_routes(router: APIRouter, tokens: TransferTokens, transfer_state: Callable[[str], str | None]) -> None:
     @router.post("/tokens")
     def renew_token(peer: Peer, orchard_transfer: Annotated[str | None, Header()] = None) -> dict[str, str]:
         """Renew the token of a transfer process that is still running."""
@@ -88,25 +106,29 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
         _require_started(transfer_state(found.transfer_pid))
         return {"token": tokens.issue(found)}
 
+
+def _job_routes(router: APIRouter, node: Node, allowed: Any) -> None:
+    """Routes of a provider for a job's collector, before and after training."""
+
     @router.post("/jobs")
-    def join(peer: Peer, found: Grant, body: JsonBody) -> dict[str, Any]:
+    def join(peer: Peer, found: Annotated[TransferGrant, allowed], body: JsonBody) -> dict[str, Any]:
         """Open the provider's part in a job; it is READY with a signed approval once enough learners consent."""
         if body.get("plan_digest") != found.plan_digest:
             raise RefusedError("wrong-plan", "the transfer process is for another plan")
         return _part(provide.join(node, facts_of(peer), found.transfer_pid, found.agreement_id, body))
 
     @router.get("/jobs/{job_id}")
-    def read_job(found: Grant, job_id: str) -> dict[str, Any]:
+    def read_job(found: Annotated[TransferGrant, allowed], job_id: str) -> dict[str, Any]:
         """Return the provider's part in a job, with its approval once it is signed."""
         return _part(provide.part_of(node, job_id, found.consumer))
 
     @router.post("/jobs/{job_id}/reveal")
-    def reveal(found: Grant, job_id: str) -> dict[str, str]:
+    def reveal(found: Annotated[TransferGrant, allowed], job_id: str) -> dict[str, str]:
         """Open the provider's beacon commitment, after every approval is fixed."""
         return {"nonce": provide.reveal(node, found.consumer, job_id)}
 
     @router.post("/jobs/{job_id}/manifest")
-    def manifest(found: Grant, job_id: str, body: JsonBody) -> dict[str, str]:
+    def manifest(found: Annotated[TransferGrant, allowed], job_id: str, body: JsonBody) -> dict[str, str]:
         """Hand over the job's signed manifest; the provider recomputes all of it before it accepts."""
         return {"state": provide.accept_manifest(node, found.consumer, job_id, body)}
 
@@ -116,9 +138,17 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
         provide.end(node, peer.participant_id, job_id, str(body.get("reason"))[:500])
         return {"state": "ENDED"}
 
+
+def _round_routes(router: APIRouter, node: Node, allowed: Any) -> None:
+    """The route of a contributor for its collector; and uploads, which a seat and a clear collector both take."""
+
     @router.post("/jobs/{job_id}/rounds", status_code=202)
     def open_round(
-        peer: Peer, found: Grant, job_id: str, weights: Raw, orchard_opening: Annotated[str, Header()]
+        peer: Peer,
+        found: Annotated[TransferGrant, allowed],
+        job_id: str,
+        weights: Raw,
+        orchard_opening: Annotated[str, Header()],
     ) -> dict[str, str]:
         """Open a round: the signed opening in the header ``Orchard-Opening`` (base64url JSON), the model as body."""
         document = _header(orchard_opening)
@@ -137,21 +167,33 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
             aggregate.receive_upload(node, job_id, number, attempt, envelope, vector)
         return {"state": "ACCEPTED"}
 
-    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/notices", status_code=202)
-    def notice(peer: Peer, job_id: str, number: int, attempt: int, body: JsonBody) -> dict[str, str]:
-        """Tell the collector that this contributor has uploaded, or why it cannot."""
-        collect.receive_notice(node, peer.participant_id, job_id, number, attempt, body)
-        return {"state": "ACCEPTED"}
+
+def _seat_routes(router: APIRouter, node: Node, allowed: Any) -> None:
+    """Routes of a seat for its collector."""
 
     @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/set")
-    def sign_set(found: Grant, job_id: str, number: int, attempt: int, body: JsonBody) -> dict[str, Any]:
+    def sign_set(
+        found: Annotated[TransferGrant, allowed], job_id: str, number: int, attempt: int, body: JsonBody
+    ) -> dict[str, Any]:
         """Ask a seat to sign the contributor set; it signs one set of contributors a round, ever."""
         return aggregate.sign(node, found.consumer, job_id, number, attempt, body)
 
     @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/release", status_code=202)
-    def release(found: Grant, job_id: str, number: int, attempt: int, body: JsonBody) -> dict[str, str]:
+    def release(
+        found: Annotated[TransferGrant, allowed], job_id: str, number: int, attempt: int, body: JsonBody
+    ) -> dict[str, str]:
         """Order a seat to release its share, showing a quorum of signatures on the set."""
         aggregate.order_release(node, found.consumer, job_id, number, attempt, body)
+        return {"state": "ACCEPTED"}
+
+
+def _collector_routes(router: APIRouter, node: Node) -> None:
+    """Routes of a collector for the members of its jobs."""
+
+    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/notices", status_code=202)
+    def notice(peer: Peer, job_id: str, number: int, attempt: int, body: JsonBody) -> dict[str, str]:
+        """Tell the collector that this contributor has uploaded, or why it cannot."""
+        collect.receive_notice(node, peer.participant_id, job_id, number, attempt, body)
         return {"state": "ACCEPTED"}
 
     @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/shares", status_code=202)
@@ -164,8 +206,6 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
             raise RefusedError("bad-share", "the share has no header document")
         collect.receive_share(node, peer.participant_id, job_id, number, attempt, document, vector)
         return {"state": "ACCEPTED"}
-
-    return router
 
 
 def facts_of(peer: PeerIdentity) -> MemberFacts:
