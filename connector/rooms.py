@@ -12,16 +12,19 @@ from typing import Any
 
 from connector.datasets.snapshots import ParticipantSnapshots
 from connector.datasets.usage import UsageGate, approved_plan_facts
+from connector.datasets.usage_facts import UseFacts
 from connector.drivers.wire import DSP_PATH, PeerWire
 from connector.foundation import Foundation
 from connector.identity.files import read_secret
 from connector.identity.membership import verify_membership
 from connector.identity.transfers import TransferTokens
 from connector.peers.learning import HttpLearningPeers
+from connector.policy_log import LoggedPolicyGate
 from connector.storage.blobs import FolderBlobs
 from connector.storage.consents import SqlConsentStore
 from connector.storage.contracts import ContractStore
 from connector.storage.decisions import SqlDecisionLog
+from connector.storage.duties import SqlDuties
 from connector.storage.learning import SqlLearningStore, WorkBook
 from connector.training_contracts import TrainingContracts, on_transfer_state, start_address
 from contracts.behaviour import AutomaticBehaviour, AutomaticTransfers
@@ -44,6 +47,8 @@ class Rooms:
     node: Node
     tokens: TransferTokens
     book: WorkBook
+    decisions: SqlDecisionLog
+    duties: SqlDuties
 
 
 class NoTrainer:
@@ -54,8 +59,17 @@ class NoTrainer:
         raise StepFailedError("no-trainer", "an API process does not train; start a worker", final=False)
 
 
+def _unheard(_dataset_id: str, _purpose: str) -> None:
+    """Tell nobody."""
+
+
 def lay_rooms(
-    foundation: Foundation, *, ring: Callable[[str, str], None], doorbell: Doorbell, trainer: Trainer
+    foundation: Foundation,
+    *,
+    ring: Callable[[str, str], None],
+    doorbell: Doorbell,
+    trainer: Trainer,
+    on_consent: Callable[[str, str], None] = _unheard,
 ) -> Rooms:
     """Return the rooms of one process.
 
@@ -64,10 +78,20 @@ def lay_rooms(
         ring: the doorbell of learning work (task, key).
         doorbell: the doorbell of DSP messages.
         trainer: what runs a training step here.
+        on_consent: told, after the commit, of each (dataset id, purpose) for which somebody's consent has changed.
     """
     settings, now = foundation.settings, foundation.now
     store = SqlLearningStore(foundation.database, ring, now)
-    gate = PolicyGate(now=now)
+    decisions, duties = SqlDecisionLog(foundation.database), SqlDuties(foundation.database)
+
+    def standing(agreement_id: str) -> tuple[str, ...]:
+        return duties.standing(agreement_id, now()).refusals
+
+    def consents_changed(dataset_id: str, purpose: str) -> None:
+        wake_cohorts(store, dataset_id, now)
+        on_consent(dataset_id, purpose)
+
+    gate = LoggedPolicyGate(gate=PolicyGate(now=now), log=decisions, now=now, standing=standing)
     pseudonym_key = bytes.fromhex(read_secret(settings.consent.pseudonym_key))
     consents = ConsentService(
         store=SqlConsentStore(foundation.database),
@@ -75,7 +99,7 @@ def lay_rooms(
         secret=pseudonym_key,
         now=now,
         new_id=new_id,
-        on_change=lambda dataset_id, _purpose: wake_cohorts(store, dataset_id, now),
+        on_change=consents_changed,
     )
     training = TrainingContracts()
     contract_store = ContractStore(foundation.database)
@@ -94,9 +118,11 @@ def lay_rooms(
         gate=UsageGate(
             agreements=contract_store,
             consents=consents,
-            decisions=SqlDecisionLog(foundation.database),
+            decisions=decisions,
             now=now,
             plan_facts=approved_plan_facts(store),
+            standing=standing,
+            use_facts=UseFacts(database=foundation.database, duties=duties).read,
         ),
         snapshots=ParticipantSnapshots(settings, pseudonym_key),
         trainer=trainer,
@@ -121,7 +147,15 @@ def lay_rooms(
         ids=new_id,
     )
     training.serve(contracts)
-    return Rooms(contracts=contracts, consents=consents, node=node, tokens=tokens, book=WorkBook(foundation.database))
+    return Rooms(
+        contracts=contracts,
+        consents=consents,
+        node=node,
+        tokens=tokens,
+        book=WorkBook(foundation.database),
+        decisions=decisions,
+        duties=duties,
+    )
 
 
 def new_id() -> str:

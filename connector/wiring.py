@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 from connector.app import Wiring
 from connector.doorbell import Doorbell
 from connector.drivers.outbox import Senders
+from connector.drivers.policy_watch import PolicyWatch
 from connector.drivers.sweep import WorkSweep
+from connector.drivers.webhooks import WebhookSender, typed_addresses
 from connector.drivers.wire import MembershipPeers
 from connector.foundation import Foundation
 from connector.http.consents import consent_router
@@ -31,6 +33,7 @@ from connector.rooms import NoTrainer, Rooms, lay_rooms
 from connector.settings import Settings
 from connector.storage.migrate import require_current
 from connector.storage.peers import SqlPeerStore
+from connector.storage.webhooks import SqlWebhooks
 from learning.errors import LearningError
 from policies.jsonld import compact_to_dsp
 
@@ -55,8 +58,11 @@ def wire_api(foundation: Foundation) -> Wiring:
     )
     doorbell = Doorbell(settings)
     senders = Senders(clock=foundation.now)
-    rooms = lay_rooms(foundation, ring=doorbell.ring, doorbell=senders, trainer=NoTrainer())
+    watch = PolicyWatch(foundation.now)
+    rooms = lay_rooms(foundation, ring=doorbell.ring, doorbell=senders, trainer=NoTrainer(), on_consent=watch.changed)
     senders.serve(rooms.contracts)
+    watch.serve(rooms)
+    webhooks = SqlWebhooks(foundation.database)
     peers = MembershipPeers(SqlPeerStore(foundation.database))
     routers = (
         wellknown_router(did_document(foundation.identity, foundation.membership)),
@@ -81,6 +87,8 @@ def wire_api(foundation: Foundation) -> Wiring:
             senders,
             doorbell,
             WorkSweep(rooms.book, doorbell.ring, foundation.now),
+            watch,
+            WebhookSender(webhooks, typed_addresses(settings), foundation.signer, foundation.now),
         ),
         probes=(database,) if broker is None else (database, broker),
         handlers=((LearningError, learning_problem),),

@@ -235,13 +235,14 @@ class UsageGate:
             "agreed_at": record.concluded_at,
             "purpose": purpose,
             "algorithm_class": asked.algorithm_class,
-            "data_categories": self.consents.terms(record.agreement.target, purpose).data_categories,
             "consent": "granted",
             "cohort_size": asked.size,
         }
-        needed = _needed(document, scope) & _USE_FACTS
-        if needed:
-            facts |= self.use_facts(agreement_id, asked.job_id, asked.round, needed)
+        needed = _needed(document, scope)
+        if needed & _USE_FACTS:
+            facts |= self.use_facts(agreement_id, asked.job_id, asked.round, needed & _USE_FACTS)
+        if "data_categories" in needed:
+            facts["data_categories"] = self.consents.terms(record.agreement.target, purpose).data_categories
         decision = PolicyGate(now=self.now).decide(scope, document, facts)
         shown = str(band(asked.size, need))
         return dataclasses.replace(decision, reasons=tuple(_banded(reason, shown) for reason in decision.reasons))

@@ -59,14 +59,15 @@ class SqlDuties:
         with self._database.reading() as connection:
             return list(connection.execute(statement).scalars())
 
-    def note(self, agreement_id: str, found: Sequence[Duty], now: datetime) -> None:
-        """Note the duties of an agreement, once."""
+    def note(self, found: Mapping[str, Sequence[Duty]], now: datetime) -> None:
+        """Note the duties of agreements (by agreement id), each once."""
+        rows = [_row(duty) for listed in found.values() for duty in listed]
 
         def work(transaction: Transaction) -> None:
-            if found:
-                statement = self._insert(duties).on_conflict_do_nothing()
-                transaction.connection.execute(statement, [_row(duty) for duty in found])
-            self._stand(transaction.connection, agreement_id, now, {"duties_noted": True})
+            if rows:
+                transaction.connection.execute(self._insert(duties).on_conflict_do_nothing(), rows)
+            for agreement_id in sorted(found):
+                self._stand(transaction.connection, agreement_id, now, {"duties_noted": True})
 
         self._database.run("duties.note", work)
 
