@@ -3,16 +3,19 @@
 #   make demo    from nothing to a finished training job on loopback
 #   make test    from nothing to green tests
 #   make check   what CI runs: lint, tests, published interfaces
+#   make tck     the Dataspace Protocol's conformance kit, on both databases (needs Java 17 or newer, and Maven)
 #   make bench   printed tables of what things cost
 #
 # PYTHON=python3.12       another interpreter          TORCH_INDEX=URL   a package index with a smaller build of torch
-# EXTRAS=pg,test          fewer parts (no learning)    ARGS="-k consent" passed on to pytest, demo or bench
+# EXTRAS=pg,test          fewer parts (no learning)    ARGS="-k consent" passed on to pytest, demo, tck or bench
+# KIT_LIB=folder          jars of another kit version  DB=sqlite         the kit on this database only
 
 SHELL := /bin/sh
 PYTHON ?= python3
 EXTRAS ?= learning,pg,demo,test
 TORCH_INDEX ?=
 ARGS ?=
+DB ?=
 
 comma := ,
 VENV := .venv
@@ -20,14 +23,19 @@ BIN := $(VENV)/bin
 KEY := $(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.orchard-$(KEY)-$(subst $(comma),-,$(EXTRAS))
 
+# The kit's jars, resolved once per version of its pom.
+KIT_POM := tests/conformance/dsp/pom.xml
+KIT_CACHE := .cache/dsp-kit-$(shell cksum < $(KIT_POM) | cut -d' ' -f1)
+KIT_LIB ?= $(KIT_CACHE)
+
 TORCH := $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
 
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup system demo test lint check openapi bench clean
+.PHONY: help setup system java demo test lint check openapi tck bench clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
 
 setup: $(STAMP)
 
@@ -80,6 +88,29 @@ check: lint test
 
 openapi: setup
 	$(BIN)/orchard openapi
+
+# What the kit runs on. Maven is only asked for where its jars must still be resolved.
+java:
+	@missing=; \
+	java --list-modules 2>/dev/null | grep -q '^jdk.compiler' || missing="default-jdk-headless"; \
+	test -n "$(wildcard $(KIT_LIB)/*.jar)" || command -v mvn >/dev/null 2>&1 || missing="$$missing maven"; \
+	test -z "$$missing" && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "Installing for the kit: $$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+	  echo "The kit needs more; run as root: apt-get install -y --no-install-recommends $$missing" >&2; exit 1; \
+	fi
+
+# Moved into place when complete: an interrupted download must not pass for the kit.
+$(KIT_CACHE): | java
+	@echo "Resolving the kit from Maven Central, once: 50 jars, 21 MB."
+	@rm -rf $@ $@.part
+	mvn -B -q -f $(KIT_POM) dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$@.part
+	@mv $@.part $@
+
+tck: setup system java $(filter $(KIT_CACHE),$(KIT_LIB))
+	$(BIN)/python -m tests.conformance.dsp --kit $(KIT_LIB) $(if $(DB),--db $(DB)) $(ARGS)
 
 bench: setup system
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -97,11 +97,13 @@ def _read(text: str) -> list[Sequence]:
     return [Sequence(name=name, script=script) for name, script in lines]
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Give the connector under test, one for all sequences as with the kit."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Give the connector under test, one for all sequences as with the kit, on each database in turn."""
     folder = tmp_path_factory.mktemp("bench")
     url = f"sqlite:///{folder / 'orchard.sqlite'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql_server")()
     upgrade(url)
     database = Database(url)
     made = Bench(folder, database)
