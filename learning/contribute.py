@@ -18,7 +18,7 @@ from learning.placing import manifest_of
 from learning.plans import TrainingPlan
 from learning.ports import GateAnswer, Records
 from learning.provide import part_of, plan_of
-from learning.rounds import OPENING_KIND, RoundKind, Step, StepState
+from learning.rounds import OPENING_KIND, RELEASE_DENIED, RoundKind, Step, StepState
 from learning.scrub import scrub
 from learning.secagg.contributor import UploadPackage, prepare_clear, prepare_upload
 from learning.secagg.quantize import RoundingStream
@@ -125,6 +125,18 @@ def _allowed(node: Node, step: Step) -> tuple[Participation, TrainingPlan, GateA
     )
     if not answer.allowed:
         raise StepFailedError("not-allowed", "; ".join(answer.reasons) or "the usage gate says no")
+    if step.kind is RoundKind.EVALUATE:
+        # The sums of the last round are what the model leaves the job with: whoever may not let it go says so now.
+        release = node.gate.release(
+            part.agreement_id,
+            plan.purpose,
+            plan.algorithm_class,
+            len(answer.subjects),
+            job_id=step.job_id,
+            round_number=step.round,
+        )
+        if not release.allowed:
+            raise StepFailedError(RELEASE_DENIED, "; ".join(release.reasons) or "the policy does not release the model")
     return part, plan, answer
 
 

@@ -23,7 +23,7 @@ from learning.placing import own_manifest
 from learning.plans import TrainingPlan
 from learning.ports import Records
 from learning.report import REPORT_KIND, report_payload
-from learning.rounds import ClearUpload, Round, RoundEvent, RoundKind, RoundState, move_round
+from learning.rounds import RELEASE_DENIED, ClearUpload, Notice, Round, RoundEvent, RoundKind, RoundState, move_round
 from learning.scrub import scrub_sums
 from learning.secagg.collector import add_clear, add_shares
 from learning.secagg.errors import SecureAggregationError, ShareError
@@ -69,9 +69,19 @@ def report(node: Node, job_id: str) -> Later | None:
     job, plan, members = load(node, job_id)
     if job.state is not JobState.REPORTING:
         return None
-    rounds, lines = node.store.run(
-        "report.rounds", lambda records: (records.select(Round, job_id), records.select(JobLine, job_id))
+    rounds, lines, notices = node.store.run(
+        "report.rounds",
+        lambda records: (
+            records.select(Round, job_id),
+            records.select(JobLine, job_id),
+            records.select(Notice, job_id),
+        ),
     )
+    denied = [notice for notice in notices if notice.code == RELEASE_DENIED]
+    if denied:
+        who = "; ".join(f"{node.peers.name(notice.participant_id)}: {notice.reason}" for notice in denied)
+        fail_job(node, job_id, f"the model may not be released: {who}")
+        return None
     names = {member.participant_id: node.peers.name(member.participant_id) for member in members}
     manifest = own_manifest(node, job.manifest)
     payload = report_payload(job, plan, members, rounds, manifest, names, node.now(), timeline=lines)

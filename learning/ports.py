@@ -160,6 +160,12 @@ class Gate(Protocol):
         """Decide about one round, and log the decision under job and round."""
         ...
 
+    def release(
+        self, agreement_id: str, purpose: str, algorithm_class: str, subjects: int, *, job_id: str, round_number: int
+    ) -> GateAnswer:
+        """Decide whether the model may leave the job, which ``subjects`` of ours took part in, and log the decision."""
+        ...
+
     def used(self, agreement_id: str, job_id: str, round_number: int, subjects: frozenset[str]) -> None:
         """Note whose rows a round read, for those learners' history of uses."""
         ...

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 
 OPENING_KIND = "round-opening"
+# A step's code when a provider's policy does not let the model leave the job: the job must not complete.
+RELEASE_DENIED = "release-denied"
 
 
 class RoundKind(enum.StrEnum):
