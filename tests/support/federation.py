@@ -158,7 +158,10 @@ class Federation:
 
 @dataclasses.dataclass(repr=False)
 class Member:
-    """One participant's node with its work book; ``down`` keeps its API and its worker from answering."""
+    """One participant's node with its work book; ``down`` keeps its API and its worker from answering.
+
+    ``keeps_model`` is why its policy does not let a model leave a job.
+    """
 
     federation: Federation
     name: str
@@ -172,6 +175,7 @@ class Member:
     rings: deque[tuple[str, str]] = dataclasses.field(default_factory=deque)
     errors: list[tuple[str, Exception]] = dataclasses.field(default_factory=list)
     fails: StepFailedError | None = None
+    keeps_model: str = ""
     down: bool = False
     crashes: int = 0
 
@@ -447,6 +451,13 @@ class _Gate:
         if len(subjects) < floor:
             return GateAnswer(allowed=False, reasons=("too few learners consent",))
         return GateAnswer(allowed=True, subjects=subjects)
+
+    def release(
+        self, agreement_id: str, purpose: str, algorithm_class: str, subjects: int, *, job_id: str, round_number: int
+    ) -> GateAnswer:
+        """Decide whether the model may leave."""
+        kept = self.made[0].keeps_model
+        return GateAnswer(allowed=not kept, reasons=(kept,) if kept else ())
 
     def used(self, agreement_id: str, job_id: str, round_number: int, subjects: frozenset[str]) -> None:
         """Note whose rows were read."""
