@@ -66,8 +66,8 @@ class CatalogService:
             document["dataset"] = [self.describe(dataset) for dataset in visible]
         return CatalogPage(
             document=document,
-            next=_token(after=visible[-1].id if visible else edge) if has_next and (visible or edge) else None,
-            previous=_token(before=visible[0].id) if has_previous and visible else None,
+            next=page_token(after=visible[-1].id if visible else edge) if has_next and (visible or edge) else None,
+            previous=page_token(before=visible[0].id) if has_previous and visible else None,
         )
 
     def read(self, caller: Caller, dataset_id: str) -> dict[str, Any]:
@@ -180,7 +180,8 @@ def read_filter(entries: Sequence[Mapping[str, Any]]) -> CatalogQuery:
     )
 
 
-def _token(**place: str) -> str:
+def page_token(**place: str) -> str:
+    """Return the opaque token of the page ``after`` or ``before`` a dataset id."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).rstrip(b"=").decode()
 
 

@@ -93,6 +93,7 @@ class ContractStatements:
             insert(agreements).on_conflict_do_nothing(), dialect, columns=[column.name for column in agreements.columns]
         )
         self.read_agreement = Statement(select(agreements).where(agreements.c.id == bindparam("of_id")), dialect)
+        self.read_dataset = Statement(dataset_rows.one(), dialect)
         self.outbox = OutboxStatements(dialect)
 
 
@@ -203,7 +204,8 @@ class SqlUnitOfWork:
 
     def dataset(self, dataset_id: str) -> Dataset | None:
         """See the port."""
-        return dataset_rows.find(self._connection, dataset_id)
+        row = self._do.read_dataset.run(self._connection, of_id=dataset_id).first()
+        return dataset_rows.dataset_of(row) if row else None
 
     def put_dataset(self, dataset: Dataset, *, now: datetime) -> None:
         """See the port."""
@@ -272,7 +274,8 @@ class ContractStore:
     def dataset(self, dataset_id: str) -> Dataset | None:
         """See the port."""
         with self._database.reading() as connection:
-            return dataset_rows.find(connection, dataset_id)
+            row = self._do.read_dataset.run(connection, of_id=dataset_id).first()
+        return dataset_rows.dataset_of(row) if row else None
 
     def processes(self, kind: Kind, query: Query) -> Page:
         """See the port."""

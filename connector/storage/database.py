@@ -7,12 +7,15 @@ on a stale snapshot otherwise, whatever the busy timeout.
 
 import contextlib
 import dataclasses
+import functools
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool
 
 T = TypeVar("T")
@@ -27,6 +30,7 @@ metadata = MetaData(
 )
 
 _ATTEMPTS = 5
+_IDLE_SECONDS = 2.0
 _SERIALIZATION_FAILURES = frozenset({"40001", "40P01"})
 
 
@@ -50,7 +54,12 @@ class Database:
         """Open the pool for an SQLAlchemy URL; nothing is created (see ``orchard migrate``)."""
         self.url = url
         self.engine: Engine = _engine(url, pool_size)
-        self._begin = "BEGIN IMMEDIATE" if self.engine.dialect.name == "sqlite" else None
+        embedded = self.engine.dialect.name == "sqlite"
+        self._begin = "BEGIN IMMEDIATE" if embedded else None
+        # SQLite has one writer. Threads that find it busy would sleep and look again, ever more rarely; here they queue.
+        self._writing: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if embedded else contextlib.nullcontext()
+        )
         self._mine = threading.local()
 
     @property
@@ -71,22 +80,26 @@ class Database:
         for attempt in range(_ATTEMPTS):
             try:
                 return self._once(name, work)
-            except DBAPIError as error:
+            except Exception as error:
                 if attempt == _ATTEMPTS - 1 or not _may_run_again(error):
                     raise
         raise AssertionError("unreachable")
 
     def _once(self, name: str, work: Callable[[Transaction], T]) -> T:
-        with self.engine.connect() as connection:
+        if self._begin is not None and (outer := self.current) is not None:
+            raise RuntimeError(f"{name} would wait for ever for {outer.name}, which this thread has open")
+        with self._writing, self.engine.connect() as connection:
+            # The hot statements go past SQLAlchemy, to the driver: it must know that there is something to commit.
+            connection.begin()
             if self._begin is not None:
-                connection.exec_driver_sql(self._begin)
+                connection.connection.cursor().execute(self._begin)
             transaction = Transaction(name=name, connection=connection)
-            outer = self.current
+            before = self.current
             self._mine.transaction = transaction
             try:
                 result = work(transaction)
             finally:
-                self._mine.transaction = outer
+                self._mine.transaction = before
             connection.commit()
         for callback in transaction.after_commit:
             callback()
@@ -106,7 +119,10 @@ class Database:
 
 def _engine(url: str, pool_size: int) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
+        engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size)
+        event.listen(engine, "checkin", _note_use)
+        event.listen(engine, "checkout", functools.partial(_ping_idle, engine.dialect))
+        return engine
     engine = create_engine(
         url,
         poolclass=QueuePool,
@@ -124,7 +140,28 @@ def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
         dbapi_connection.execute(f"PRAGMA {pragma}")
 
 
-def _may_run_again(error: DBAPIError) -> bool:
-    if isinstance(error, OperationalError) and "database is locked" in str(error.orig):
+def _note_use(_connection: object, record: Any) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _ping_idle(dialect: Any, connection: Any, record: Any, _proxy: object) -> None:
+    """Ask a connection that has been idle whether it still lives; the pool opens another if not.
+
+    A question at every use would cost each transaction another round trip.
+    """
+    if time.monotonic() - record.info.get("used", 0.0) > _IDLE_SECONDS and not _alive(dialect, connection):
+        raise DisconnectionError
+
+
+def _alive(dialect: Any, connection: Any) -> bool:
+    try:
+        return bool(dialect.do_ping(connection))
+    except dialect.loaded_dbapi.Error:
+        return False
+
+
+def _may_run_again(error: Exception) -> bool:
+    found = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(found, sqlite3.OperationalError) and "database is locked" in str(found):
         return True
-    return getattr(error.orig, "sqlstate", None) in _SERIALIZATION_FAILURES
+    return getattr(found, "sqlstate", None) in _SERIALIZATION_FAILURES

@@ -17,10 +17,14 @@ from contracts.processes import Dataset
 from policies.canonical import digest
 
 
-def find(connection: Connection, dataset_id: str) -> Dataset | None:
-    """Return a dataset."""
-    row = connection.execute(_ONE, {"dataset": dataset_id}).first()
-    return _dataset(row, {}) if row else None
+def one() -> "Select[Any]":
+    """Return the statement that reads the dataset ``of_id``."""
+    return _with_policy().where(datasets.c.id == bindparam("of_id"))
+
+
+def dataset_of(row: Any) -> Dataset:
+    """Return the dataset in a row of :func:`one`."""
+    return _dataset(row, {})
 
 
 def page(connection: Connection, query: CatalogQuery) -> Sequence[Dataset]:
@@ -80,13 +84,6 @@ def _with_policy() -> "Select[Any]":
     return select(*columns, policies.c.body.label("rules")).join(
         policies, policies.c.digest == datasets.c.policy_digest
     )
-
-
-def _one() -> "Select[Any]":
-    return _with_policy().where(datasets.c.id == bindparam("dataset"))
-
-
-_ONE = _one()
 
 
 def _body(dataset: Dataset) -> dict[str, Any]:

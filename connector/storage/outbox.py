@@ -100,7 +100,7 @@ class OutboxStatements:
             "created_at": micros(row.created_at),
             **leased,
         }
-        row_id = self._insert.run(connection, **columns).scalar_one()
+        row_id = self._insert.run(connection, **columns).one().id
         return dataclasses.replace(
             row, id=row_id, lease=held, lease_until=until if held else None, attempts=leased["attempts"]
         )
@@ -156,7 +156,7 @@ class OutboxStatements:
 
     def of(self, connection: Connection, pid: str) -> Sequence[OutboxRow]:
         """Return a process's rows, oldest first."""
-        return [outbox_of(row) for row in self._of.run(connection, of_pid=pid)]
+        return [outbox_of(row) for row in self._of.run(connection, of_pid=pid).all()]
 
     def _leased(self, connection: Connection, found: Any, lease: str, until: datetime) -> OutboxRow:
         row = outbox_of(found)
