@@ -5,6 +5,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from connector.app import Wiring
+from connector.audit_export import AuditExporter
 from connector.doorbell import Doorbell
 from connector.drivers.outbox import Senders
 from connector.drivers.policy_watch import PolicyWatch
@@ -12,6 +13,7 @@ from connector.drivers.sweep import WorkSweep
 from connector.drivers.webhooks import WebhookSender, typed_addresses
 from connector.drivers.wire import MembershipPeers
 from connector.foundation import Foundation
+from connector.http.audit import audit_router
 from connector.http.consents import consent_router
 from connector.http.datasets import datasets_router
 from connector.http.dsp import dsp_router, version_router
@@ -20,6 +22,7 @@ from connector.http.jobs import jobs_router
 from connector.http.learning import learning_problem, learning_router
 from connector.http.negotiations import negotiations_router
 from connector.http.peers import peers_router
+from connector.http.policies import policies_router
 from connector.http.transfers import transfers_router
 from connector.http.wellknown import wellknown_router
 from connector.identity.did import did_document
@@ -29,7 +32,7 @@ from connector.identity.learners import JwtLearnerVerifier, LearnerIdentity
 from connector.identity.operators import OperatorVerifier
 from connector.identity.tokens import IdentityVerifier
 from connector.peers.greeter import Greeter
-from connector.rooms import NoTrainer, Rooms, lay_rooms
+from connector.rooms import NoTrainer, Rooms, lay_rooms, new_id
 from connector.settings import Settings
 from connector.storage.migrate import require_current
 from connector.storage.peers import SqlPeerStore
@@ -73,6 +76,16 @@ def wire_api(foundation: Foundation) -> Wiring:
         negotiations_router(rooms.contracts, peers),
         transfers_router(rooms.contracts),
         consent_router(rooms.consents, _learners(settings, foundation)),
+        policies_router(
+            rooms.duties,
+            webhooks,
+            lambda agreement_id: rooms.contracts.store.agreement(agreement_id) is not None,
+            foundation.now,
+            new_id,
+        ),
+        audit_router(
+            AuditExporter(consents=rooms.consents, decisions=rooms.decisions, duties=rooms.duties, now=foundation.now)
+        ),
         jobs_router(rooms.node),
         learning_router(rooms.node, rooms.tokens, lambda pid: _transfer_state(rooms, pid)),
     )

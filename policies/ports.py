@@ -101,6 +101,14 @@ class ConsentStore(Protocol):
         """Return a record's events in order."""
         ...
 
+    def events_of_many(self, record_ids: Sequence[str]) -> dict[str, list[ConsentEvent]]:
+        """Return the events of many records in order, by record."""
+        ...
+
+    def records_after(self, record_id: str, limit: int) -> list[ConsentRecord]:
+        """Return records in order of their ids, those after ``record_id``."""
+        ...
+
     def uses_of(self, subject_refs: Sequence[str]) -> list[UseSpan]:
         """Return the uses of these subjects' rows, by job and first round."""
         ...

@@ -133,7 +133,7 @@ def verify_receipt(receipt: Mapping[str, Any], public_key: str) -> dict[str, Any
     """
     try:
         payload = verify(RECEIPT_KIND, receipt, public_key)
-        events = [_event(item) for item in payload["record"]["hasConsentEvent"]]
+        events = chain_of(payload["record"])
         head = events[-1]
     except (SignatureError, CanonicalFormError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise EvidenceError("this receipt was changed, or was not issued with that key") from error
@@ -141,6 +141,11 @@ def verify_receipt(receipt: Mapping[str, Any], public_key: str) -> dict[str, Any
     if payload.get("receipt_id") != f"urn:orchard:receipt:{head.hash}" or payload.get("state") != head.payload["state"]:
         raise EvidenceError("the receipt does not say what its last event says")
     return payload
+
+
+def chain_of(record: Mapping[str, Any]) -> list[ConsentEvent]:
+    """Return the events in a record's document; raises KeyError or TypeError when it is not one."""
+    return [_event(item) for item in record["hasConsentEvent"]]
 
 
 def _event(item: Mapping[str, Any]) -> ConsentEvent:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from policies.audit import Period
 from policies.consent import ConsentAction, ConsentEvent, ConsentRecord, Relation
 from policies.counts import DEFAULT_FLOOR, Band, band
 from policies.errors import ConsentError, ConsentFormatError, GuardianNotAllowedError, UnknownRecordError
@@ -232,6 +233,33 @@ class ConsentService:
         for record in self.store.records_of(subject_refs):
             notice = self.notice(record.notice_id, record.notice_version)
             yield record_document(record, self.store.events_of(record.record_id), notice)
+
+    def audit(self, period: Period, subjects: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the full records that have an event in ``period`` as DPV JSON-LD, for an audit export.
+
+        Args:
+            period: when something was said or noted.
+            subjects: pseudonyms; None is everybody.
+        """
+        notices: dict[tuple[str, int], Notice] = {}
+        for part in self._pages(subjects):
+            chains = self.store.events_of_many([record.record_id for record in part])
+            for record in part:
+                events = chains[record.record_id]
+                if any(period.holds(str(event.payload["recorded_at"])) for event in events):
+                    named = (record.notice_id, record.notice_version)
+                    if named not in notices:
+                        notices[named] = self.notice(*named)
+                    yield record_document(record, events, notices[named])
+
+    def _pages(self, subjects: Sequence[str] | None) -> Iterator[list[ConsentRecord]]:
+        if subjects is not None:
+            yield self.store.records_of(subjects)
+            return
+        last = ""
+        while part := self.store.records_after(last, _CHUNK):
+            yield part
+            last = part[-1].record_id
 
     # What the gate asks
 

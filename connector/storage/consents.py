@@ -94,6 +94,26 @@ class SqlConsentStore:
         with self._database.reading() as connection:
             return [event_value(row) for row in connection.execute(statement).mappings()]
 
+    def events_of_many(self, record_ids: Sequence[str]) -> dict[str, list[ConsentEvent]]:
+        """Return the events of many records in order, by record."""
+        table = consent_events
+        found: dict[str, list[ConsentEvent]] = {record_id: [] for record_id in record_ids}
+        with self._database.reading() as connection:
+            for part in _batches(record_ids):
+                statement = (
+                    select(table).where(table.c.record_id.in_(part)).order_by(table.c.record_id, table.c.revision)
+                )
+                for row in connection.execute(statement).mappings():
+                    found[row["record_id"]].append(event_value(row))
+        return found
+
+    def records_after(self, record_id: str, limit: int) -> list[ConsentRecord]:
+        """Return records in order of their ids, those after ``record_id``."""
+        table = consent_records
+        statement = select(table).where(table.c.record_id > record_id).order_by(table.c.record_id).limit(limit)
+        with self._database.reading() as connection:
+            return [record_value(row) for row in connection.execute(statement).mappings()]
+
     def uses_of(self, subject_refs: Sequence[str]) -> list[UseSpan]:
         """Return in which rounds of which jobs these subjects' rows were read."""
         with self._database.reading() as connection:
