@@ -32,11 +32,15 @@ from connector.identity.learners import JwtLearnerVerifier, LearnerIdentity
 from connector.identity.operators import OperatorVerifier
 from connector.identity.tokens import IdentityVerifier
 from connector.peers.greeter import Greeter
+from connector.peers.sign_in import token_exchange
 from connector.rooms import NoTrainer, Rooms, lay_rooms, new_id
 from connector.settings import Settings
 from connector.storage.migrate import require_current
 from connector.storage.peers import SqlPeerStore
+from connector.storage.stuck import stuck_messages
 from connector.storage.webhooks import SqlWebhooks
+from connector.ui.operate_facts import Desk
+from connector.ui.site import Site, page_routers
 from learning.errors import LearningError
 from policies.jsonld import compact_to_dsp
 
@@ -67,6 +71,26 @@ def wire_api(foundation: Foundation) -> Wiring:
     watch.serve(rooms)
     webhooks = SqlWebhooks(foundation.database)
     peers = MembershipPeers(SqlPeerStore(foundation.database))
+    exchange, close_exchange = token_exchange(_token_endpoints(settings))
+    pages = page_routers(
+        Site(
+            settings=settings,
+            signer=foundation.signer,
+            now=foundation.now,
+            exchange=exchange,
+            consents=rooms.consents,
+            name_of=rooms.node.peers.name,
+            operators=operators,
+            desk=Desk(
+                consents=rooms.consents,
+                contracts=rooms.contracts.store,
+                node=rooms.node,
+                stuck=lambda limit: stuck_messages(foundation.database, limit),
+                name_of=rooms.node.peers.name,
+                now=foundation.now,
+            ),
+        )
+    )
     routers = (
         wellknown_router(did_document(foundation.identity, foundation.membership)),
         version_router(),
@@ -88,6 +112,7 @@ def wire_api(foundation: Foundation) -> Wiring:
         ),
         jobs_router(rooms.node),
         learning_router(rooms.node, rooms.tokens, lambda pid: _transfer_state(rooms, pid)),
+        *pages,
     )
     database = Probe(name="database", check=lambda: require_current(foundation.database), required=True)
     broker = broker_probe(settings)
@@ -105,8 +130,13 @@ def wire_api(foundation: Foundation) -> Wiring:
         ),
         probes=(database,) if broker is None else (database, broker),
         handlers=((LearningError, learning_problem),),
-        closing=(foundation.close,),
+        closing=(close_exchange, foundation.close),
     )
+
+
+def _token_endpoints(settings: Settings) -> frozenset[str]:
+    given = (settings.consent.token_endpoint, settings.management.token_endpoint)
+    return frozenset(url for url in given if url is not None)
 
 
 def _learners(settings: Settings, foundation: Foundation) -> Callable[[str | None], LearnerIdentity]:

@@ -94,6 +94,7 @@ class Visit:
             "token": form_token(self.session) if self.session else "",
             "here": self._here,
             "name": "",
+            "tab": "",
             "learner": None,
             "learners": (),
         }
