@@ -5,10 +5,15 @@ message is harmless. No result is stored and no pickle is read.
 """
 
 import dataclasses
+import os
+import socket
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
+from celery.signals import worker_shutting_down
 from kombu.entity import Exchange, Queue
 
 from connector.settings import Settings
@@ -16,6 +21,14 @@ from connector.settings import Settings
 QUEUES = ("control", "train", "aggregate")
 # A worker that died whole is noticed after this time; every task is shorter, and harmless when run twice.
 _VISIBILITY_SECONDS = 1800
+_STOP_SECONDS = 4.0
+_BROKER_PORT, _CONNECT_SECONDS = 6379, 2.0
+
+
+class BrokerUnavailableError(Exception):
+    """The configured broker does not answer; whoever runs it can mend it."""
+
+    code = "broker-unavailable"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +37,22 @@ class WorkerWiring:
 
     register: Callable[[Any], None]
     closing: tuple[Callable[[], None], ...] = ()
+
+
+def require_broker(settings: Settings) -> None:
+    """Refuse to start a worker that nobody could call; one that runs already waits for its broker to come back.
+
+    Raises:
+        BrokerUnavailableError: with the broker's place, never the password.
+    """
+    place = urlsplit(settings.broker.url)
+    host, port = place.hostname or "127.0.0.1", place.port or _BROKER_PORT
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        raise BrokerUnavailableError(
+            f"the broker at {host}:{port} does not answer; start it, or change [broker] url in {settings.file}"
+        ) from None
 
 
 def create_worker(settings: Settings, wiring: WorkerWiring) -> Any:  # Celery has no types.
@@ -71,8 +100,20 @@ def create_publisher(settings: Settings) -> Any:  # Celery has no types.
     return app
 
 
+def _end_soon(**_facts: Any) -> None:
+    # Celery itself waits for every task, and, without a broker, for the broker.
+    timer = threading.Timer(_STOP_SECONDS, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+
+
 def run_worker(app: Any, *, queues: Sequence[str], concurrency: int, name: str) -> None:
-    """Work until told to stop; the process's signals are Celery's from here on."""
+    """Work until told to stop; the process's signals are Celery's from here on.
+
+    What is not done a few seconds after the signal is cut off: a step has no effect but its output, and the leases of
+    a worker that is gone are free when one of its name starts.
+    """
+    worker_shutting_down.connect(_end_soon, weak=False)
     arguments = ["worker", "--queues", ",".join(queues), "--concurrency", str(concurrency), "--hostname", name]
     # Threads: a step runs in a sandboxed process of its own, and nothing in this process imports torch.
     quiet = ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]

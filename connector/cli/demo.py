@@ -31,6 +31,9 @@ def demo(
     set_: Annotated[list[str], typer.Option("--set", help="A parameter of the view, as name=value.")] = [],  # noqa: B006 - typer copies it
     refuse: Annotated[float, typer.Option(help="Share of learners who refuse.", min=0.0, max=1.0)] = 0.1,
     min_contributors: Annotated[int | None, typer.Option(help="k of k-of-n in each round.", min=2)] = None,
+    recruit_seconds: Annotated[
+        float, typer.Option(help="How long the job waits for providers, and so for consent.", min=1)
+    ] = 3600.0,
     finetune: Annotated[bool, typer.Option(help="Also measure a short local fine-tune.")] = False,
     central: Annotated[bool, typer.Option(help="Also pool the given folder for a central reference.")] = False,
     base_port: Annotated[
@@ -56,7 +59,9 @@ def demo(
     if aggregation not in ("star", "clear"):
         raise typer.BadParameter("the aggregation is star or clear")
     configure_logging("console")
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    # Also where a shell started us in the background, which means: with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _as_interrupt)
     console = Console(stderr=as_json)
     narrator = ConsoleNarrator(console)
     root = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="orchard-demo-"))
@@ -74,6 +79,7 @@ def demo(
         parameters=dict(_pair(text) for text in set_),
         refuse_share=refuse,
         min_contributors=min_contributors,
+        recruit_seconds=recruit_seconds,
         finetune=finetune,
         central=central,
         force=force,
@@ -86,6 +92,9 @@ def demo(
         if keep:
             _wait(console, shown)
     except KeyboardInterrupt:
+        narrator.close()
+        if running is not None:
+            running.stop()
         console.print("\nstopped; nothing is left running and nothing half-written is called a result")
         raise typer.Exit(130) from None
     finally:

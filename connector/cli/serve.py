@@ -63,7 +63,7 @@ def worker(
     from connector.packaging_check import require_own_packages
     from connector.settings import Settings, SettingsError
     from connector.wiring_worker import lay_worker
-    from connector.worker import QUEUES, create_worker, run_worker
+    from connector.worker import QUEUES, create_worker, require_broker, run_worker
 
     wanted = [name.strip() for name in queues.split(",")]
     unknown = [name for name in wanted if name not in QUEUES]
@@ -72,6 +72,7 @@ def worker(
     settings = Settings.load(folder)
     if not settings.broker.url:
         raise SettingsError([f"{settings.file}: [broker] url is empty; a worker needs the broker it listens to"])
+    require_broker(settings)
     configure_logging(settings.server.log)
     require_own_packages()
     wiring = lay_worker(settings, name)

@@ -43,6 +43,7 @@ class DemoOptions:
     finetune: bool = False
     central: bool = False
     withdraw: bool = True
+    recruit_seconds: float = 3600.0
     small_rows: int = 5000
     force: bool = False
 
@@ -152,6 +153,7 @@ def _plan_options(options: DemoOptions, stage: Stage) -> plans.PlanOptions:
         finetune=options.finetune,
         small_rows=0 if stage.synthetic else options.small_rows,
         min_contributors=options.min_contributors or max(2, -(-2 * count // 3)),
+        recruit_seconds=options.recruit_seconds,
     )
 
 

@@ -276,6 +276,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--owner-fd", type=int)
     options = parser.parse_args(arguments)
     os.umask(0o077)
+    # Ctrl-C in a terminal reaches the whole process group; the worker decides when its steps end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Before the libraries: what they start (threads) must not be alive when the trial processes fork.
     ladder = probe()
     module = importlib.import_module(options.preload)

@@ -46,7 +46,7 @@ class Sandbox:
         Args:
             socket_path: at most 107 bytes, in a folder that only this user can enter.
             preload: the module with ``preload()`` and ``run(step_dir, out_dir)``, loaded by the server alone.
-            shared: the server outlives this process and may serve others; it ends after ``idle_seconds``.
+            shared: the server may serve other processes, too, and ends after ``idle_seconds`` without work.
             require: rungs without which no step runs.
             output_bytes: the largest output file.
             idle_seconds: how long a shared server waits for work.
@@ -175,13 +175,11 @@ class Sandbox:
         command = [sys.executable, "-m", "connector.sandbox.forkserver", "--socket", str(self.socket_path)]
         command += ["--preload", self._preload]
         self._end_server()
-        passed: tuple[int, ...] = ()
         if self._shared:
             command += ["--idle", str(self._idle_seconds)]
-        else:
-            theirs, self._owner = os.pipe()
-            passed = (theirs,)
-            command += ["--owner-fd", str(theirs)]
+        # A shared server goes with whoever started it, too: nobody else would end it, and its next client starts another.
+        theirs, self._owner = os.pipe()
+        command += ["--owner-fd", str(theirs)]
         # Nothing of this process's environment goes along: it may hold secrets.
         environment = {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         environment |= {
@@ -197,11 +195,9 @@ class Sandbox:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                pass_fds=passed,
-                start_new_session=True,
+                pass_fds=(theirs,),
             )
-        for descriptor in passed:
-            os.close(descriptor)
+        os.close(theirs)
         self._await_start(self._server)
 
     def _await_start(self, server: subprocess.Popen[bytes]) -> None:
