@@ -208,6 +208,10 @@ class ConsentService:
         """Return the caller's own records and those of their wards."""
         return self.store.records_of(list(self._refs(caller)))
 
+    def references(self, caller: Caller) -> list[str]:
+        """Return the caller's pseudonym and those of their wards."""
+        return list(self._refs(caller))
+
     def history(self, caller: Caller, record_id: str) -> list[ConsentEvent]:
         """Return a record's events; raises UnknownRecordError unless it is the caller's or a ward's."""
         self._own(caller, record_id)

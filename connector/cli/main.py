@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from connector.cli import dataset, job, learners, plan, source
+from connector.cli import audit, consent, dataset, job, learners, plan, policy, source
 from connector.cli.demo import demo
 from connector.cli.exchange import add_exchange_commands
 from connector.cli.predict import add_predict_command
@@ -25,6 +25,9 @@ add_exchange_commands(app)
 app.add_typer(source.app, name="source")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(learners.app, name="learners")
+app.add_typer(consent.app, name="consent")
+app.add_typer(policy.app, name="policy")
+app.add_typer(audit.app, name="audit")
 app.add_typer(plan.app, name="plan")
 app.add_typer(job.app, name="job")
 app.add_typer(job.tree, name="tree")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.codec import Iri, Language, Name
-from policies.consent import ConsentRecord
+from policies.consent import ConsentEvent, ConsentRecord
 from policies.notices import Notice
 from policies.people import ImportResult
 from policies.ports import UseSpan
@@ -120,6 +120,21 @@ class UseView(BaseModel):
     noise: str
 
 
+class EventView(BaseModel):
+    """One signed link of a record's chain; ``expressed_by`` tells the person from a guardian and the provider."""
+
+    event_id: str
+    revision: int
+    action: str
+    state: str
+    at: datetime
+    recorded_at: datetime
+    expressed_by: str
+    source: str
+    notice_version: int
+    hash: str
+
+
 class ImportView(BaseModel):
     """What became of one row."""
 
@@ -221,6 +236,23 @@ def use_view(use: UseSpan) -> UseView:
         first_round=use.first_round,
         last_round=use.last_round,
         noise=use.noise,
+    )
+
+
+def event_view(event: ConsentEvent) -> EventView:
+    """Return an event as its subject sees it."""
+    payload = event.payload
+    return EventView(
+        event_id=event.event_id,
+        revision=event.revision,
+        action=payload["action"],
+        state=payload["state"],
+        at=payload["at"],
+        recorded_at=payload["recorded_at"],
+        expressed_by=payload["expressed_by"]["relation"],
+        source=payload["source"],
+        notice_version=payload["notice"]["version"],
+        hash=event.hash,
     )
 
 

@@ -12,6 +12,7 @@ from fastapi.security import HTTPBearer
 from connector.http.consent_forms import (
     Answered,
     CountView,
+    EventView,
     ImportAnswer,
     ImportList,
     NewAnswer,
@@ -20,6 +21,7 @@ from connector.http.consent_forms import (
     Renewal,
     UseView,
     Withdrawal,
+    event_view,
     import_view,
     notice_view,
     record_view,
@@ -27,7 +29,6 @@ from connector.http.consent_forms import (
 )
 from connector.http.problems import ProblemError
 from connector.identity.learners import LearnerIdentity
-from policies.codec import parse_import_row
 from policies.consent import ConsentAction, ConsentRecord
 from policies.errors import (
     ConsentError,
@@ -38,8 +39,9 @@ from policies.errors import (
     ReplayedExpressionError,
     UnknownRecordError,
 )
+from policies.imports import import_rows
 from policies.notices import choose_language
-from policies.people import Answer, Caller, Expression, ImportResult
+from policies.people import Answer, Caller
 from policies.service import ConsentService
 
 T = TypeVar("T")
@@ -150,6 +152,17 @@ def _add_views(router: APIRouter, service: ConsentService, a_person: Callable[..
     def records(caller: Caller = person) -> list[RecordView]:
         return [record_view(record, service.now()) for record in service.records(caller)]
 
+    @router.get("/records/{record_id}/history", summary="What happened to a consent, signed event by signed event")
+    def history(record_id: str, caller: Caller = person) -> list[EventView]:
+        return [event_view(event) for event in _told(lambda: service.history(caller, record_id))]
+
+    @router.get("/export", summary="Everything kept about one's consents and those of one's wards (GDPR article 15)")
+    def export(caller: Caller = person) -> dict[str, Any]:
+        return {
+            "records": list(service.export(service.references(caller))),
+            "uses": [use_view(use).model_dump() for use in service.uses(caller)],
+        }
+
     @router.get("/records/{record_id}/receipt", summary="A signed receipt that verifies offline")
     def receipt(record_id: str, caller: Caller = person) -> dict[str, Any]:
         return _told(lambda: service.receipt(caller, record_id))
@@ -166,7 +179,7 @@ def _add_institution(
 
     @router.post("/import", summary="Import an institution's consents, each judged by itself")
     def bulk_import(body: ImportList, _caller: LearnerIdentity = institution) -> ImportAnswer:
-        results = _import(service, body.records)
+        results = import_rows(service, body.records)
         counts = {name: sum(item.outcome == name for item in results) for name in ("recorded", "unchanged", "refused")}
         return ImportAnswer(**counts, results=[import_view(item) for item in results])
 
@@ -181,30 +194,6 @@ def _add_institution(
             floor=found.floor,
             text=str(found),
         )
-
-
-def _import(service: ConsentService, rows: list[dict[str, Any]]) -> list[ImportResult]:
-    """Import what parses; a malformed row is refused in its place."""
-    parsed: list[tuple[int, Expression]] = []
-    results: list[ImportResult] = []
-    for index, row in enumerate(rows):
-        try:
-            parsed.append((index, parse_import_row(row)))
-        except ConsentFormatError as error:
-            results.append(ImportResult(index=index, outcome="refused", code=error.code, detail=str(error)))
-    for (index, _expression), result in zip(
-        parsed, service.import_expressions([expression for _index, expression in parsed]), strict=True
-    ):
-        results.append(
-            ImportResult(
-                index=index,
-                outcome=result.outcome,
-                record_id=result.record_id,
-                code=result.code,
-                detail=result.detail,
-            )
-        )
-    return sorted(results, key=lambda result: result.index)
 
 
 def _told(work: Callable[[], T]) -> T:
