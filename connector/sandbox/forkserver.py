@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from connector.sandbox import filters, step
+from connector.sandbox import filters, pages, step
 from connector.sandbox.ladder import Ladder, Limits, probe
 from connector.sandbox.landlock import library_paths
 
@@ -285,6 +285,7 @@ def main(arguments: list[str]) -> int:
     # Collected once and then frozen, so that a child's collector does not touch, and so copy, every page.
     gc.collect()
     gc.freeze()
+    pages.gather()
     server = ForkServer(listening=_listen(options.socket), module=module, ladder=ladder, idle_seconds=options.idle)
     if options.owner_fd is not None:
         server.watch_owner(options.owner_fd)

@@ -1,6 +1,6 @@
 """The few system calls the ladder is made of, by ctypes: no library beyond the C one is needed.
 
-Sources: unshare(2), prctl(2), capset(2), Documentation/userspace-api/landlock.rst and seccomp_filter.rst.
+Sources: unshare(2), prctl(2), capset(2), Documentation/userspace-api/landlock.rst and seccomp_filter.rst, madvise(2).
 """
 
 import ctypes
@@ -13,6 +13,7 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION = 1
 _RULE_PATH_BENEATH = 1
 _CAPABILITY_VERSION_3 = 0x20080522
+_MADV_COLLAPSE = 25
 _NUMBERS = {"x86_64": {"seccomp": 317, "capset": 126}, "aarch64": {"seccomp": 277, "capset": 91}}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -46,6 +47,11 @@ def no_new_privileges() -> None:
 def die_with_parent(signal: int) -> None:
     """Have the kernel send ``signal`` to this process when its parent ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0), "prctl")
+
+
+def collapse_pages(start: int, size: int) -> bool:
+    """Put ``size`` bytes at address ``start`` into large pages; False where the kernel does not."""
+    return bool(_libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(_MADV_COLLAPSE)) == 0)
 
 
 def drop_capabilities() -> None:
