@@ -50,8 +50,8 @@ class Book(Protocol):
         """Strike off finished work; True when it must run once more."""
         ...
 
-    def later(self, lease: Any, due_at: datetime, error: str | None, *, fresh: bool = False) -> None:
-        """Give work back."""
+    def later(self, lease: Any, due_at: datetime, error: str | None, *, fresh: bool = False) -> bool:
+        """Give work back; True when it was made due meanwhile."""
         ...
 
 
@@ -130,9 +130,8 @@ def run_task(
         else:
             book.later(lease, node.now() + timedelta(seconds=0.5 * 2**lease.tries), type(error).__name__)
         return
-    if isinstance(answer, Later):
-        book.later(lease, answer.due_at, None, fresh=True)
-    elif book.done(lease):
+    again = book.later(lease, answer.due_at, None, fresh=True) if isinstance(answer, Later) else book.done(lease)
+    if again:
         ring(task, key)
 
 

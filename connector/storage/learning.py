@@ -37,7 +37,15 @@ _TABLES: dict[type, Table] = {
 _LOST_AFTER_SECONDS = 2.0
 
 
-_ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {kind: pydantic.TypeAdapter(kind) for kind in _TABLES}
+_ADAPTERS: dict[type, pydantic.TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type) -> pydantic.TypeAdapter[Any]:
+    # Built when the first record is read or written: an API process is ready without them.
+    found = _ADAPTERS.get(kind)
+    if found is None:
+        found = _ADAPTERS[kind] = pydantic.TypeAdapter(kind)
+    return found
 
 
 class SqlRecords:
@@ -82,7 +90,7 @@ class SqlRecords:
         """Return the records whose key begins with ``prefix``, in key order."""
         table = _TABLES[kind]
         statement = select(table.c.value).where(*_where(table, prefix)).order_by(*table.primary_key)
-        return [cast("T", _ADAPTERS[kind].validate_python(value)) for (value,) in self._connection.execute(statement)]
+        return [cast("T", _adapter(kind).validate_python(value)) for (value,) in self._connection.execute(statement)]
 
     def enqueue(self, task: str, key: str, due_at: datetime) -> None:
         """Make a piece of work due; the same task and key twice is one piece, at the earlier time."""
@@ -116,7 +124,7 @@ class SqlRecords:
         if lock:
             statement = statement.with_for_update()
         value = self._connection.execute(statement).scalar()
-        return None if value is None else cast("T", _ADAPTERS[kind].validate_python(value))
+        return None if value is None else cast("T", _adapter(kind).validate_python(value))
 
 
 class SqlLearningStore:
@@ -200,11 +208,15 @@ class WorkBook:
 
         return self._database.run("work.done", run)
 
-    def later(self, lease: Lease, due_at: datetime, error: str | None, *, fresh: bool = False) -> None:
-        """Give work back until ``due_at``; ``fresh`` forgets its tries (it waited, it did not fail)."""
+    def later(self, lease: Lease, due_at: datetime, error: str | None, *, fresh: bool = False) -> bool:
+        """Give work back until ``due_at``; ``fresh`` forgets its tries (it waited, it did not fail).
+
+        Returns:
+            whether it was made due again meanwhile and must not wait until then.
+        """
         work, due = tables.work, due_at.timestamp()
 
-        def run(transaction: Transaction) -> None:
+        def run(transaction: Transaction) -> bool:
             held = [work.c.task == lease.task, work.c.key == lease.key, work.c.lease == lease.token]
             version = transaction.connection.execute(select(work.c.version).where(*held).with_for_update()).scalar()
             values: dict[str, Any] = {"lease": None, "lease_until": None, "error": error, "published": 0}
@@ -215,8 +227,9 @@ class WorkBook:
             if fresh:
                 values["tries"] = 0
             transaction.connection.execute(update(work).where(*held).values(values))
+            return version is not None and version != lease.version
 
-        self._database.run("work.later", run)
+        return self._database.run("work.later", run)
 
     def release_owner(self, owner: str) -> int:
         """Free what a dead process of the same name held, so that a restart need not wait for leases to expire."""
@@ -254,7 +267,7 @@ class WorkBook:
 
 def _row(value: object) -> dict[str, Any]:
     table = _TABLES[type(value)]
-    encoded = _ADAPTERS[type(value)].dump_python(value, mode="json")
+    encoded = _adapter(type(value)).dump_python(value, mode="json")
     row = {column.name: encoded[column.name] for column in table.primary_key}
     return row | {"state": encoded.get("state"), "value": encoded}
 
