@@ -37,6 +37,8 @@ Expand: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 SIGNATURE: Final = "https://w3id.org/orchard/signature"
 MAX_BODY_BYTES: Final = 1 << 20
+# Made once: json.dumps with options makes an encoder per call.
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ def encode(message: Message, *, message_id: str) -> dict[str, Any]:
 
 def dumps(body: Mapping[str, Any]) -> str:
     """Return JSON text without white space."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(body)
 
 
 def data_address_document(address: DataAddress) -> dict[str, Any]:

@@ -28,8 +28,7 @@ class PeerWire:
             )
         except PeerUnreachableError as error:
             raise PeerUnavailableError(str(error)) from error
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        return PeerAnswer(status=answer.status, body=answer.body, headers=headers)
+        return PeerAnswer(status=answer.status, body=answer.body, headers=answer.headers)
 
 
 class _KnownMembership(Protocol):

@@ -17,6 +17,14 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx2
 
+from connector.peers.lines import (
+    AnswerTooLargeError,
+    AnswerUnreadableError,
+    LineClosedError,
+    Lines,
+    LineTimeoutError,
+)
+
 MAX_ANSWER = 8 * 1024 * 1024
 _LIMITS = httpx2.Limits(max_connections=200, max_keepalive_connections=100, keepalive_expiry=30.0)
 
@@ -126,6 +134,7 @@ class PeerClient:
         self._transport = transport
         self._opened: httpx2.Client | None = None
         self._lock = threading.Lock()
+        self._lines = Lines(self._trusted, connect_seconds=connect_seconds)
 
     def request(
         self,
@@ -156,6 +165,8 @@ class PeerClient:
             PeerUnreachableError: no answer in time, or one that breaks the rules above.
         """
         again = method in {"GET", "HEAD"}
+        if self._transport is None and json is None and (content is None or isinstance(content, bytes)):
+            return self._short(method, url, audience, content, headers, timeout, max_bytes, again=again)
         arguments = {"json": json, "content": content, "headers": headers, "timeout": timeout, "max_bytes": max_bytes}
         while True:
             try:
@@ -167,6 +178,44 @@ class PeerClient:
                 if not again:
                     raise
                 again = False
+
+    def _short(
+        self,
+        method: str,
+        url: str,
+        audience: str | None,
+        content: bytes | None,
+        headers: Mapping[str, str] | None,
+        timeout: float | None,
+        max_bytes: int,
+        *,
+        again: bool,
+    ) -> PeerResponse:
+        self._require_permit(url)
+        seconds = self._read_seconds if timeout is None else timeout
+        while True:
+            given = self._signed(audience, headers)
+            try:
+                with _translated_line(url, max_bytes):
+                    status, body, said = self._lines.exchange(
+                        method, url, body=content, headers=given, seconds=seconds, max_bytes=max_bytes
+                    )
+            except _StaleConnectionError:
+                if not again:
+                    raise
+                again = False
+            else:
+                return PeerResponse(status=status, body=body, headers=said)
+
+    def _require_permit(self, url: str) -> None:
+        if not self._permits(url):
+            raise AddressRefusedError(f"{_place(url)} is the address of no known participant; add it as a peer first")
+
+    def _signed(self, audience: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+        given = {name.lower(): value for name, value in (headers or {}).items()}
+        if audience is not None and "authorization" not in given:
+            given["authorization"] = self._issuer.authorization(audience)
+        return given
 
     @contextlib.contextmanager
     def stream(
@@ -182,12 +231,9 @@ class PeerClient:
         max_bytes: int = MAX_ANSWER,
     ) -> Iterator[PeerStream]:
         """Send a request and give the answer while its body arrives; as :meth:`request` otherwise."""
-        if not self._permits(url):
-            raise AddressRefusedError(f"{_place(url)} is the address of no known participant; add it as a peer first")
+        self._require_permit(url)
         seconds = self._read_seconds if timeout is None else timeout
-        given = {name.lower(): value for name, value in (headers or {}).items()}
-        if audience is not None and "authorization" not in given:
-            given["authorization"] = self._issuer.authorization(audience)
+        given = self._signed(audience, headers)
         limits = httpx2.Timeout(seconds, connect=min(self._connect_seconds, seconds))
         deadline = time.monotonic() + seconds
         with (
@@ -213,6 +259,7 @@ class PeerClient:
 
     def close(self) -> None:
         """Close every kept connection."""
+        self._lines.close()
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
@@ -224,6 +271,9 @@ class PeerClient:
                 if self._opened is None:
                     self._opened = self._open()
         return self._opened
+
+    def _trusted(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self._ca_file) if self._ca_file is not None else None)
 
     def _open(self) -> httpx2.Client:
         verify: ssl.SSLContext | bool = True
@@ -274,6 +324,22 @@ def _capped(chunks: Iterator[bytes], url: str, max_bytes: int, deadline: float) 
         if time.monotonic() > deadline:
             raise PeerUnreachableError("world", f"{_place(url)} did not finish its answer in time")
         yield chunk
+
+
+@contextlib.contextmanager
+def _translated_line(url: str, max_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except LineTimeoutError as error:
+        raise PeerUnreachableError("world", f"{_place(url)} did not answer in time") from error
+    except LineClosedError as error:
+        raise _StaleConnectionError("peer", f"{_place(url)} closed the connection") from error
+    except AnswerTooLargeError as error:
+        raise PeerAnswerError(f"{_place(url)} answered with more than {max_bytes} bytes") from error
+    except AnswerUnreadableError as error:
+        raise PeerAnswerError(f"{_place(url)} answered with a body or address that cannot be read") from error
+    except OSError as error:
+        raise PeerUnreachableError("world", f"{_place(url)} cannot be reached; is that participant running?") from error
 
 
 @contextlib.contextmanager
