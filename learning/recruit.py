@@ -18,6 +18,12 @@ from learning.timeline import note
 
 _ASK_AGAIN_SECONDS = 0.5
 _S = MemberState
+_NEWS = {
+    _S.PLAN_PENDING: "has the plan before its operator, who decides",
+    _S.WAITING_FOR_CONSENT: "waits until enough learners consent",
+    _S.READY: "is ready",
+    _S.LEFT: "does not take part",
+}
 # Members that recruiting has nothing left to ask.
 _SETTLED = frozenset({_S.READY, _S.ACTIVE, _S.LEFT, _S.DONE})
 
@@ -145,6 +151,10 @@ def _keep(node: Node, before: Member, after: Member) -> Member:
             moved = dataclasses.replace(row, **changed)
         if moved != row:
             records.save(moved)
+        if moved.state is not row.state and moved.state in _NEWS:
+            text = f"{node.peers.name(moved.participant_id)} {_NEWS[moved.state]}"
+            because = f": {moved.reason}" if moved.state is _S.LEFT and moved.reason else ""
+            note(records, moved.job_id, now, "member", text + because)
         return moved
 
     return node.store.run("member.step", work)

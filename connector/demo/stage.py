@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from connector.datasets.desk import open_publisher
+from connector.datasets.errors import DatasetError
 from connector.demo import generator, guest, issuers, learners, participants, plans
 from connector.demo.broker import start_broker, write_broker_configuration
 from connector.demo.participants import DemoError, Offer, Place
@@ -189,8 +190,11 @@ def publish(stage: Stage) -> None:
 
 def publish_dataset(place: Place, name: str) -> None:
     """Publish one dataset of one participant."""
-    with open_publisher(Settings.load(place.folder), now=utc_now) as publisher:
-        publisher.publish(publisher.folder.named(name))
+    try:
+        with open_publisher(Settings.load(place.folder), now=utc_now) as publisher:
+            publisher.publish(publisher.folder.named(name))
+    except DatasetError as error:
+        raise DemoError(f"{place.name}: {error}") from error
 
 
 def start_stage(stage: Stage) -> Running:

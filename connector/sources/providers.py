@@ -93,7 +93,11 @@ def _from_values(view: FeatureView, spec: ProvidersSpec, folder: Path) -> list[P
     entries = []
     for value in spec.values:
         parameters = {spec.parameters[0]: value}
-        table = open_source(view, Location(folder=folder, parameters=parameters)).read(None, lambda subject: subject)
+        try:
+            source = open_source(view, Location(folder=folder, parameters=parameters))
+            table = source.read(None, lambda subject: subject)
+        except SourceError as error:
+            raise SourceError(error.code, f"{spec.parameters[0]} {value}: {error}", whose=error.whose) from error
         subjects = len(set(table.data.column(view.subject).to_pylist()))
         entries.append(ProviderEntry(name=value, parameters=parameters, rows=table.data.num_rows, subjects=subjects))
     return entries
