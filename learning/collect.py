@@ -10,7 +10,17 @@ from learning.errors import ConflictError, NotYetError, RefusedError, UnknownErr
 from learning.jobs import JobState
 from learning.node import Later, Node
 from learning.ports import Records
-from learning.rounds import ClearUpload, Notice, Round, RoundEvent, RoundState, SeatShare, move_round, quorum
+from learning.rounds import (
+    RELEASE_DENIED,
+    ClearUpload,
+    Notice,
+    Round,
+    RoundEvent,
+    RoundState,
+    SeatShare,
+    move_round,
+    quorum,
+)
 from learning.secagg.errors import SecureAggregationError
 from learning.secagg.header import verify_header
 from learning.secagg.seat import accept_vector
@@ -26,7 +36,7 @@ _OVER = (RoundState.DONE, RoundState.ABORTED)
 def receive_notice(node: Node, sender: str, job_id: str, number: int, attempt: int, body: Mapping[str, Any]) -> None:
     """Take a contributor's word about its step, its first one; the round closes when all have spoken.
 
-    A word that comes when the set is fixed changes nothing any more.
+    A word that comes when the set is fixed changes nothing any more, unless it forbids the model's release.
 
     Raises:
         UnknownError: the caller is no contributor of this round.
@@ -46,7 +56,8 @@ def receive_notice(node: Node, sender: str, job_id: str, number: int, attempt: i
         row = records.get(Round, job_id, number, attempt)
         if row is None or sender not in row.expected:
             raise UnknownError("no such round")
-        if row.state not in _OPEN or not records.add(notice):
+        late = row.state not in _OPEN and notice.code != RELEASE_DENIED
+        if late or not records.add(notice):
             return
         records.enqueue("learning.close_round", round_key(row), now)
         if not notice.uploaded:

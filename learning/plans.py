@@ -136,8 +136,8 @@ def check_plan(plan: TrainingPlan) -> None:
             raise PlanError(f"training plan, {name}: must be between 1 and {limit}")
     if plan.min_contributors < 2:  # noqa: PLR2004 - a "sum" of one contributor is that contributor
         raise PlanError("training plan, min_contributors: a sum of fewer than 2 contributors hides nobody")
-    if plan.clip <= 0 or plan.round_seconds <= 0 or plan.recruit_seconds <= 0:
-        raise PlanError("training plan: clip, round_seconds and recruit_seconds must be positive")
+    if min(plan.clip, plan.round_seconds, plan.recruit_seconds, plan.job_seconds) <= 0:
+        raise PlanError("training plan: clip, round_seconds, recruit_seconds and job_seconds must be positive")
     if not 0 <= plan.seed < 2**53:
         raise PlanError("training plan, seed: must be between 0 and 2^53 - 1")
 

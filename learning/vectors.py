@@ -17,6 +17,8 @@ from learning.plans import TrainingPlan
 from learning.secagg.layout import Section, VectorLayout, best_scale
 
 FloatArray = NDArray[np.float64]
+# A section's largest code (learning.secagg.layout): beyond it a float64 no longer holds every whole number.
+_LARGEST_CODE = 1 << 52
 
 
 def splits(plan: TrainingPlan) -> tuple[str, ...]:
@@ -29,7 +31,7 @@ def layout(plan: TrainingPlan, n: int) -> VectorLayout:
     """Return the layout of every round of a job with at most ``n`` contributors, at the finest scale that cannot wrap."""
     bits = plan.aggregation.bits
     size = parameter_count(parse_model(plan.model))
-    share = ((1 << (bits - 1)) - 1) // n
+    share = min(((1 << (bits - 1)) - 1) // n, _LARGEST_CODE)
     sections = [
         Section(name="delta", size=size, bound=plan.clip, scale_bits=best_scale(plan.clip, n, bits)),
         Section(name="weight", size=1, bound=1.0, scale_bits=best_scale(1.0, n, bits)),
