@@ -66,6 +66,7 @@ def create_publisher(settings: Settings) -> Any:  # Celery has no types.
     """Return a Celery app without tasks: enough to send messages by task name."""
     app = Celery(f"orchard-{settings.broker.prefix}", broker=settings.broker.url, set_as_current=False)
     app.conf.update(
+        broker_transport="connector.broker_transport:Transport",
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,
@@ -92,8 +93,6 @@ def create_publisher(settings: Settings) -> Any:  # Celery has no types.
             "socket_connect_timeout": 2.0,
             "global_keyprefix": f"{settings.broker.prefix}.",
             "visibility_timeout": _VISIBILITY_SECONDS,
-            # One list for each queue instead of four: no message here has a priority.
-            "priority_steps": [0],
             # The defaults look for a dead worker's messages every 100 s.
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
@@ -118,5 +117,5 @@ def run_worker(app: Any, *, queues: Sequence[str], concurrency: int, name: str) 
     worker_shutting_down.connect(_end_soon, weak=False)
     arguments = ["worker", "--queues", ",".join(queues), "--concurrency", str(concurrency), "--hostname", name]
     # Threads: a step runs in a sandboxed process of its own, and nothing in this process imports torch.
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    quiet = ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
     app.worker_main([*arguments, "--pool", "threads", *quiet])
