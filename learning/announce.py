@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from learning.attempts import change_round, round_key
+from learning.attempts import change_round, closing_time, round_key
 from learning.collect import receive_notice
 from learning.ending import fail_job
 from learning.errors import PeerError
@@ -113,6 +113,6 @@ def _announced(node: Node, row: Round) -> None:
             return
         timing = found.timing | {"announced": (now - found.opened_at).total_seconds()}
         records.save(dataclasses.replace(move_round(found, RoundEvent.ANNOUNCED), timing=timing))
-        records.enqueue("learning.close_round", round_key(row), now)
+        records.enqueue("learning.close_round", round_key(row), closing_time(records, found, now))
 
     node.store.run("round.announced", work)

@@ -12,7 +12,7 @@ from learning.node import Node
 from learning.placing import own_manifest
 from learning.plans import TrainingPlan
 from learning.ports import Records
-from learning.rounds import Round, RoundEvent, RoundState, move_round
+from learning.rounds import Notice, Round, RoundEvent, RoundState, move_round
 from learning.secagg.context import RoundContext
 from learning.secagg.manifest import Manifest
 from learning.timeline import note
@@ -79,6 +79,14 @@ def parse_round_key(key: str) -> tuple[str, int, int]:
     """Return job id, round and attempt of a work key."""
     job_id, number, attempt = key.rsplit("|", 2)
     return job_id, int(number), int(attempt)
+
+
+def closing_time(records: Records, row: Round, now: datetime) -> datetime:
+    """Return when to look whether an attempt can be closed: at once when all have spoken or one failed, else at its deadline."""
+    notices = records.select(Notice, row.job_id, row.round, row.attempt)
+    if len(notices) >= len(row.expected) or not all(notice.uploaded for notice in notices):
+        return now
+    return row.deadline
 
 
 def change_round(node: Node, row: Round, change: Callable[[Round], Round]) -> Round:

@@ -2,10 +2,20 @@
 
 import dataclasses
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from learning.agree import agree
-from learning.attempts import abort, change_round, extend, parse_round_key, read_attempt, round_key
+from learning.attempts import (
+    Attempt,
+    abort,
+    change_round,
+    closing_time,
+    extend,
+    parse_round_key,
+    read_attempt,
+    round_key,
+)
 from learning.errors import ConflictError, NotYetError, RefusedError, UnknownError
 from learning.jobs import JobState
 from learning.node import Later, Node
@@ -53,13 +63,14 @@ def receive_notice(node: Node, sender: str, job_id: str, number: int, attempt: i
     )
 
     def work(records: Records) -> None:
-        row = records.get(Round, job_id, number, attempt)
+        # Held, so that of two last words at once one sees the other.
+        row = records.lock(Round, job_id, number, attempt)
         if row is None or sender not in row.expected:
             raise UnknownError("no such round")
         late = row.state not in _OPEN and notice.code != RELEASE_DENIED
         if late or not records.add(notice):
             return
-        records.enqueue("learning.close_round", round_key(row), now)
+        records.enqueue("learning.close_round", round_key(row), closing_time(records, row, now))
         if not notice.uploaded:
             text = f"round {number}: {node.peers.name(sender)} could not contribute: {notice.code}: {notice.reason}"
             note(records, job_id, now, f"round-{number}", text)
@@ -106,8 +117,10 @@ def receive_share(
     now = node.now()
 
     def work(records: Records) -> None:
+        # Held, so that of two last shares at once one sees the other.
+        records.lock(Round, job_id, number, attempt)
         if records.add(share):
-            records.enqueue("learning.finish_round", found.key, now)
+            _ring_at_the_last(records, found, now)
             return
         first = records.get(SeatShare, job_id, number, attempt, share.seat, share.number)
         if first is not None and first.document != share.document:
@@ -177,6 +190,18 @@ def close_round(node: Node, key: str) -> Later | None:
         uploads = {name: notices[name].header_digest or "" for name in answer.contributors}
         attempt = dataclasses.replace(attempt, row=_fix_set(node, row, ContributorSet.of(uploads)))
     return agree(node, attempt)
+
+
+def _ring_at_the_last(records: Records, attempt: Attempt, now: datetime) -> None:
+    """Make the sum due when every seat has given a share, or one is made up for; a timer chases the silent."""
+    row, group = attempt.row, attempt.manifest.group
+    current = records.get(Round, row.job_id, row.round, row.attempt)
+    seats = {share.seat for share in records.select(SeatShare, row.job_id, row.round, row.attempt)}
+    if group is None or current is None or current.lost or len(seats) == len(group.seats):
+        records.enqueue("learning.finish_round", attempt.key, now)
+    if current is not None and current.state is RoundState.RELEASING:
+        timing = current.timing | {"released": (now - current.opened_at).total_seconds()}
+        records.save(dataclasses.replace(current, timing=timing))
 
 
 def _fix_set(node: Node, row: Round, proposed: ContributorSet) -> Round:

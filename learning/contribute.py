@@ -79,7 +79,6 @@ def open_round(
     opened = node.store.run("step.open", work)
     # Another job that used the same model may have erased it between our first put and the row that claims it.
     node.blobs.put(weights)
-    scrub(node, job_id, before=number)
     return opened
 
 
@@ -96,10 +95,13 @@ def contribute(node: Node, key: str) -> Later | None:
         if not error.final:
             raise
         fail_step(node, step, error.code, str(error))
+        scrub(node, job_id, before=number)
         return None
     node.gate.used(part.agreement_id, job_id, number, answer.subjects)
     _keep(node, step, _package(node, part, plan, step, outcome), outcome)
     _hand_on(node, key)
+    # Nobody waits for us any more.
+    scrub(node, job_id, before=number)
     return None
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ from policies.canonical import canonical_json
 
 # Averages over fewer contributors than this are not shown.
 _CLASS_FLOOR = 3
+_TAKEN_OVER = timedelta(seconds=2)
 
 
 def finish_round(node: Node, key: str) -> Later | None:
@@ -60,8 +62,15 @@ def finish_round(node: Node, key: str) -> Later | None:
     weights, state = _next_model(node, attempt.job, attempt.plan, attempt.row, sums)
     _close(node, attempt, sums, weights=weights, state=state)
     scrub_sums(node, attempt.job.job_id, before=attempt.row.round + 1)
-    # The next round's work row is due already; doing it here saves a trip through the broker.
-    return open_round(node, attempt.job.job_id)
+    _open_next(node, attempt.job.job_id)
+    return None
+
+
+def _open_next(node: Node, job_id: str) -> None:
+    """Open the next round here, which saves a trip through the broker; what waits becomes the work row's business."""
+    answer = open_round(node, job_id)
+    if answer is not None:
+        node.store.run("round.wait", lambda records: records.enqueue("learning.open_round", job_id, answer.due_at))
 
 
 def report(node: Node, job_id: str) -> Later | None:
@@ -172,7 +181,11 @@ def _close(
             current, weights=weights, optimiser_state=state, round=value.round + 1, attempt=1, updated_at=now
         )
         records.save(move_job(moved, JobEvent.ROUNDS_DONE, now) if last else moved)
-        records.enqueue("learning.report" if last else "learning.open_round", value.job_id, now)
+        if last:
+            records.enqueue("learning.report", value.job_id, now)
+        else:
+            # We open the next round ourselves; this is for the one who takes over should we end before that.
+            records.enqueue("learning.open_round", value.job_id, now + _TAKEN_OVER)
 
     node.store.run("round.finish", work)
 

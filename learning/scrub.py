@@ -20,12 +20,12 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
 
     def work(records: Records) -> set[str]:
         uploads = [upload for upload in records.select(SeatUpload, job_id) if upload.round < before]
-        steps = [step for step in records.select(Step, job_id) if step.round < before and step.package is not None]
+        of_job = records.select(Step, job_id)
+        steps = [step for step in of_job if step.round < before and step.package is not None]
         for upload in uploads:
             records.delete(upload)
         for step in steps:
             records.save(dataclasses.replace(step, package=None))
-        of_job = records.select(Step, job_id)
         first = 1 if before < _EVERY_ROUND else 0
         kept = {step.model for step in of_job if step.round >= before or step.round == first}
         old = {step.model for step in of_job} - kept
