@@ -148,8 +148,15 @@ def _add_reading(router: APIRouter, pages: MyPages) -> None:
             for card in page.cards
         }
         rows = answer_rows(records, pages.versions(records), current, pages.reader(visit, learner))
-        asked = [page for page in shown if page.open or (page.expired and not _answered(page))]
-        return visit.page("my/overview.html", tab="home", asked=asked, rows=rows, **_shared(people, learner))
+        return visit.page(
+            "my/overview.html",
+            tab="home",
+            asked=[page for page in shown if page.open],
+            closed=[page for page in shown if page.expired],
+            rows=rows,
+            obstacle=learner.obstacle(pages.consents.now().date()),
+            **_shared(people, learner),
+        )
 
     @router.get("/notices/{name}")
     def notice(request: Request, name: str) -> Response:
@@ -284,10 +291,6 @@ def _add_receipts(router: APIRouter, pages: MyPages) -> None:
         document = pages.consents.receipt(people.caller, record_id)
         number = document["payload"]["receipt_id"].rpartition(":")[2][:12]
         return _file(document, f"receipt-{number}.json")
-
-
-def _answered(page: NoticePage) -> bool:
-    return any(card.state != "none" for card in page.cards)
 
 
 def _answer(form: Mapping[str, str], notice: Notice, people: People, learner: Learner) -> Answer:

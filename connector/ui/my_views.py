@@ -57,7 +57,7 @@ class PurposeCard:
     @property
     def waits(self) -> bool:
         """Whether somebody should answer it."""
-        return self.asked and ("refuse" in self.actions)
+        return self.asked and self.state in {"none", "requested", "expired", "invalidated"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ class NoticePage:
 
     @property
     def open(self) -> int:
-        """How many purposes wait for an answer."""
-        return sum(card.waits for card in self.cards)
+        """How many purposes wait for an answer; none when the notice has expired."""
+        return 0 if self.expired else sum(card.waits for card in self.cards)
 
     @property
     def changed(self) -> bool:

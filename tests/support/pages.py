@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 from connector.demo.issuers import KEY_FILE, create_issuer
 from connector.demo.sign_in import write_realms
@@ -190,6 +190,8 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> Iterator[School]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Give a browser, one for the module."""
+    # The machine may be busy with other tests; what is looked for is there or never comes.
+    expect.set_options(timeout=20_000)
     with chromium() as running:
         yield running
 
@@ -207,7 +209,7 @@ def visit(browser: Browser, school: School) -> Iterator[Visit]:
             viewport={"width": size[0], "height": size[1]},
             **{"locale": "en-GB", **options},  # type: ignore[arg-type]
         )
-        context.set_default_timeout(8000)
+        context.set_default_timeout(30_000)
         page = context.new_page()
         called: list[str] = []
         wrong: list[str] = []
