@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from connector.consent_services import ConsentManagerStatus, ExternalConsents
 from connector.datasets.snapshots import ParticipantSnapshots
 from connector.datasets.usage import UsageGate, approved_plan_facts
 from connector.datasets.usage_facts import UseFacts
@@ -18,13 +19,16 @@ from connector.foundation import Foundation
 from connector.identity.files import read_secret
 from connector.identity.membership import verify_membership
 from connector.identity.transfers import TransferTokens
+from connector.peers.client import below
 from connector.peers.learning import HttpLearningPeers
+from connector.peers.typed import typed_client
 from connector.policy_log import LoggedPolicyGate
 from connector.storage.blobs import FolderBlobs
 from connector.storage.consents import SqlConsentStore
 from connector.storage.contracts import ContractStore
 from connector.storage.decisions import SqlDecisionLog
 from connector.storage.duties import SqlDuties
+from connector.storage.external_consents import SqlExternalConsents
 from connector.storage.learning import SqlLearningStore, WorkBook
 from connector.training_contracts import TrainingContracts, on_transfer_state, start_address
 from contracts.behaviour import AutomaticBehaviour, AutomaticTransfers
@@ -49,6 +53,7 @@ class Rooms:
     book: WorkBook
     decisions: SqlDecisionLog
     duties: SqlDuties
+    external: ExternalConsents
 
 
 class NoTrainer:
@@ -91,6 +96,7 @@ def lay_rooms(
         wake_cohorts(store, dataset_id, now)
         on_consent(dataset_id, purpose)
 
+    external = ExternalConsents(links=SqlExternalConsents(foundation.database), status=consent_status(foundation))
     gate = LoggedPolicyGate(gate=PolicyGate(now=now), log=decisions, now=now, standing=standing)
     pseudonym_key = bytes.fromhex(read_secret(settings.consent.pseudonym_key))
     consents = ConsentService(
@@ -122,7 +128,8 @@ def lay_rooms(
             now=now,
             plan_facts=approved_plan_facts(store),
             standing=standing,
-            use_facts=UseFacts(database=foundation.database, duties=duties).read,
+            use_facts=UseFacts(decisions=decisions, duties=duties).read,
+            confirm=external.confirm,
         ),
         snapshots=ParticipantSnapshots(settings, pseudonym_key),
         trainer=trainer,
@@ -155,7 +162,18 @@ def lay_rooms(
         book=WorkBook(foundation.database),
         decisions=decisions,
         duties=duties,
+        external=external,
     )
+
+
+def consent_status(foundation: Foundation) -> ConsentManagerStatus | None:
+    """Return how the configured consent service is asked; None where there is none."""
+    consent, peers = foundation.settings.consent, foundation.settings.peers
+    if consent.service is None:
+        return None
+    client = typed_client(lambda url: below(url, str(consent.service)), peers.connect_seconds, peers.ca_file)
+    token = None if consent.service_token_file is None else read_secret(consent.service_token_file)
+    return ConsentManagerStatus(consent.service, token, client, foundation.now)
 
 
 def new_id() -> str:

@@ -153,9 +153,14 @@ class Management(SignIn):
 
 
 class Consent(SignIn):
-    """Whose tokens speak for learners, where they sign in, and the secret behind their pseudonyms."""
+    """Whose tokens speak for learners, where they sign in, and the secret behind their pseudonyms.
+
+    ``service`` is another consent service (Prometheus-X consent manager) that is asked about the consents it keeps.
+    """
 
     pseudonym_key: LocalPath = Path("pseudonym.key")
+    service: BaseUrl | None = None
+    service_token_file: LocalPath | None = None
 
 
 class Catalog(_Section):

@@ -10,7 +10,7 @@ from connector.doorbell import Doorbell
 from connector.drivers.outbox import Senders
 from connector.drivers.policy_watch import PolicyWatch
 from connector.drivers.sweep import WorkSweep
-from connector.drivers.webhooks import WebhookSender, typed_addresses
+from connector.drivers.webhooks import WebhookSender
 from connector.drivers.wire import MembershipPeers
 from connector.foundation import Foundation
 from connector.http.audit import audit_router
@@ -23,6 +23,7 @@ from connector.http.learning import learning_problem, learning_router
 from connector.http.negotiations import negotiations_router
 from connector.http.peers import peers_router
 from connector.http.policies import policies_router
+from connector.http.prometheus_x import prometheus_x_router
 from connector.http.transfers import transfers_router
 from connector.http.wellknown import wellknown_router
 from connector.identity.did import did_document
@@ -33,6 +34,7 @@ from connector.identity.operators import OperatorVerifier
 from connector.identity.tokens import IdentityVerifier
 from connector.peers.greeter import Greeter
 from connector.peers.sign_in import token_exchange
+from connector.peers.typed import typed_client
 from connector.rooms import NoTrainer, Rooms, lay_rooms, new_id
 from connector.settings import Settings
 from connector.storage.migrate import require_current
@@ -70,6 +72,7 @@ def wire_api(foundation: Foundation) -> Wiring:
     senders.serve(rooms.contracts)
     watch.serve(rooms)
     webhooks = SqlWebhooks(foundation.database)
+    learners = _learners(settings, foundation)
     peers = MembershipPeers(SqlPeerStore(foundation.database))
     exchange, close_exchange = token_exchange(_token_endpoints(settings))
     pages = page_routers(
@@ -99,7 +102,8 @@ def wire_api(foundation: Foundation) -> Wiring:
         datasets_router(rooms.contracts, peers),
         negotiations_router(rooms.contracts, peers),
         transfers_router(rooms.contracts),
-        consent_router(rooms.consents, _learners(settings, foundation)),
+        prometheus_x_router(rooms.consents, rooms.external, learners),
+        consent_router(rooms.consents, learners),
         policies_router(
             rooms.duties,
             webhooks,
@@ -126,7 +130,13 @@ def wire_api(foundation: Foundation) -> Wiring:
             doorbell,
             WorkSweep(rooms.book, doorbell.ring, foundation.now),
             watch,
-            WebhookSender(webhooks, typed_addresses(settings), foundation.signer, foundation.now),
+            WebhookSender(
+                webhooks,
+                # Only operators subscribe addresses, and only subscriptions are called.
+                typed_client(lambda _url: True, settings.peers.connect_seconds, settings.peers.ca_file),
+                foundation.signer,
+                foundation.now,
+            ),
         ),
         probes=(database,) if broker is None else (database, broker),
         handlers=((LearningError, learning_problem),),

@@ -9,11 +9,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import structlog
-from joserfc import jws
 
-from connector.identity.jws import ALGORITHM, signing_key
+from connector.identity.jws import sign_detached, signing_key
 from connector.peers.client import PeerClient, PeerUnreachableError
-from connector.settings import Settings
 from connector.storage.webhooks import DEAD, QUEUED, SENT, Delivery, SqlWebhooks
 from policies.signing import Signer
 
@@ -80,7 +78,7 @@ class WebhookSender:
         body = delivery.body.encode()
         headers = {
             "content-type": "application/json",
-            SIGNATURE: self._signature(body),
+            SIGNATURE: sign_detached(self._key, self._kid, SIGNATURE_TYPE, body),
             EVENT: delivery.event_id,
         }
         status, error = None, None
@@ -98,29 +96,6 @@ class WebhookSender:
         if end == DEAD:
             _log.warning("a webhook's delivery was given up", webhook=delivery.webhook_id, attempts=attempts)
         return accepted
-
-    def _signature(self, body: bytes) -> str:
-        header = {"alg": ALGORITHM, "typ": SIGNATURE_TYPE, "kid": self._kid}
-        head, _, signature = jws.serialize_compact(header, body, self._key, algorithms=[ALGORITHM]).split(".")
-        return f"{head}..{signature}"
-
-
-class _NoParticipant:
-    """Signs no participant's token: a subscriber is not a peer."""
-
-    def authorization(self, audience: str) -> str:
-        """Refuse."""
-        raise PeerUnreachableError("ours", f"a webhook is not sent as a participant's request to {audience}")
-
-
-def typed_addresses(settings: Settings) -> PeerClient:
-    """Return a client for the addresses of subscriptions: operators type them, no message of a peer names one."""
-    return PeerClient(
-        issuer=_NoParticipant(),
-        permits=lambda _url: True,
-        connect_seconds=settings.peers.connect_seconds,
-        ca_file=settings.peers.ca_file,
-    )
 
 
 def pause(attempts: int) -> timedelta:

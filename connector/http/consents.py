@@ -49,7 +49,9 @@ T = TypeVar("T")
 LearnerAuth = Callable[[str | None], LearnerIdentity]
 
 # Only describes the header in the OpenAPI document; the verifier reads it itself.
-_BEARER = HTTPBearer(auto_error=False, scheme_name="learner", description="A token of the learners' OIDC issuer.")
+LEARNER_BEARER = HTTPBearer(
+    auto_error=False, scheme_name="learner", description="A token of the learners' OIDC issuer."
+)
 _STATUS: tuple[tuple[type[ConsentError], int, str], ...] = (
     (UnknownRecordError, 404, "There is no such record"),
     (ConsentFormatError, 422, "The request is not valid"),
@@ -71,7 +73,7 @@ def consent_router(service: ConsentService, learner_auth: LearnerAuth) -> APIRou
     """
     router = APIRouter(prefix="/consent", tags=["consent"])
 
-    def anybody(request: Request, _documented: Annotated[object, Security(_BEARER)] = None) -> LearnerIdentity:
+    def anybody(request: Request, _documented: Annotated[object, Security(LEARNER_BEARER)] = None) -> LearnerIdentity:
         return learner_auth(request.headers.get("authorization"))
 
     def a_person(identity: Annotated[LearnerIdentity, Depends(anybody)]) -> Caller:

@@ -1,5 +1,6 @@
 """Compact JWS with Ed25519 and explicit types (RFC 7515, RFC 8037, RFC 8725 section 3.11)."""
 
+import base64
 import json
 from typing import Any
 
@@ -57,6 +58,31 @@ def verify_compact(token: str, key: OKPKey, kind: str) -> dict[str, Any]:
     if verified.protected.get("typ") != kind:
         raise UnauthorizedError("wrong-type", f"expected a token of type {kind}")
     return _claims(verified.payload, kind)
+
+
+def sign_detached(key: OKPKey, kid: str, kind: str, body: bytes) -> str:
+    """Return a compact JWS over ``body`` with the payload left out (RFC 7515, appendix F)."""
+    header = {"alg": ALGORITHM, "typ": kind, "kid": kid}
+    head, _, signature = jws.serialize_compact(header, body, key, algorithms=_ALGORITHMS).split(".")
+    return f"{head}..{signature}"
+
+
+def verify_detached(token: str, body: bytes, key: OKPKey, kind: str) -> None:
+    """Check a detached JWS of the given kind over ``body``.
+
+    Raises:
+        UnauthorizedError: wrong form, type, algorithm or signature, or other bytes.
+    """
+    head, dots, signature = token.partition("..")
+    if not dots:
+        raise UnauthorizedError("malformed-token", f"not a detached {kind} signature")
+    whole = f"{head}.{base64.urlsafe_b64encode(body).rstrip(b'=').decode()}.{signature}"
+    try:
+        verified = jws.deserialize_compact(whole, key, algorithms=_ALGORITHMS)
+    except (JoseError, ValueError, TypeError, KeyError) as error:
+        raise UnauthorizedError("bad-signature", f"the {kind} signature does not verify") from error
+    if verified.protected.get("typ") != kind:
+        raise UnauthorizedError("wrong-type", f"expected a signature of type {kind}")
 
 
 def peek(token: str, kind: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from connector.storage.consent_rows import event_row, event_value, record_row, record_value
 from connector.storage.consent_uses import read_uses, write_use
 from connector.storage.database import Database, Transaction
+from connector.storage.external_consents import unlink_answered
 from connector.storage.tables_consents import consent_events, consent_notices, consent_purposes, consent_records
 from connector.storage.webhooks import queue_events
 from policies.codec import notice_document, parse_notice
@@ -221,6 +222,7 @@ class SqlConsentUnit:
         statement = wanted.on_conflict_do_update(index_elements=["record_id"], set_=changed)
         self._connection.execute(statement, rows)
         self._connection.execute(consent_events.insert(), [event_row(event) for event in events])
+        unlink_answered(self._connection, events)
         queue_events(self._connection, events, datetime.fromisoformat(events[-1].payload["recorded_at"]))
 
     def record_use(self, use: UseSpan, subjects: frozenset[str]) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, and_, func, not_, select
 
 from connector.storage.database import Database, Transaction
 from connector.storage.tables_decisions import decisions
+from policies.scopes import Scope
 
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _PAGE = 1000
@@ -99,6 +100,25 @@ class SqlDecisionLog:
                     self._waiting = waiting + self._waiting
                 raise
         return len(rows)
+
+    def uses(self, agreement_id: str, job_id: str | None, round_number: int | None) -> tuple[int, datetime | None]:
+        """Return how many rounds were permitted under an agreement, and when the last one was.
+
+        Asking twice for a round counts once; the round of ``job_id`` and ``round_number`` itself does not count.
+        """
+        c = decisions.c
+        wanted: list[ColumnElement[bool]] = [
+            c.agreement_id == agreement_id,
+            c.scope == Scope.ROUND.value,
+            c.verdict == "permit",
+        ]
+        if job_id is not None and round_number is not None:
+            wanted.append(not_(and_(c.job_id == job_id, c.round == round_number)))
+        permitted = select(func.max(c.at).label("at")).where(*wanted).group_by(c.job_id, c.round).subquery()
+        statement = select(func.count(), func.max(permitted.c.at)).select_from(permitted)
+        with self._database.reading() as connection:
+            count, last = connection.execute(statement).one()
+        return int(count), None if last is None else datetime.strptime(last, _TIME).replace(tzinfo=UTC)
 
     def of_agreement(self, agreement_id: str, limit: int = 100) -> list[LoggedDecision]:
         """Return the newest decisions about an agreement, newest first."""
