@@ -50,6 +50,7 @@ def demo(
     from rich.console import Console
 
     from connector.demo import play
+    from connector.demo.stage import open_sign_in
     from connector.observability import configure_logging
     from connector.reporting.live import ConsoleNarrator
     from learning.plans import Aggregation
@@ -90,6 +91,7 @@ def demo(
         narrator.close()
         _tell(console, shown, as_json=as_json)
         if keep:
+            open_sign_in(shown.stage, running)
             _wait(console, shown)
     except KeyboardInterrupt:
         narrator.close()
@@ -123,6 +125,11 @@ def _wait(console: "Console", shown: "Shown") -> None:
     console.print("\n[bold]Everything keeps running; Ctrl-C stops it.[/bold]")
     for place in shown.stage.places:
         console.print(f"  {place.name}: {place.address}   {place.folder}", highlight=False)
+    school = shown.stage.schools[0].place
+    console.print("\n[bold]Be a learner or a parent[/bold]: read, answer, see every use, withdraw")
+    console.print(f"  {school.name}: {school.address}/my", highlight=False)
+    console.print("[bold]Be an operator[/bold] (with the token in the folder's operator.token)")
+    console.print(f"  {school.name}: {school.address}/operate", highlight=False)
     signal.pause()
 
 

@@ -57,6 +57,11 @@ def create_issuer(folder: Path) -> Path:
     return folder / JWKS_FILE
 
 
+def key_of(folder: Path) -> dict[str, str]:
+    """Return where the key of :func:`create_issuer` is and how others know it, for the demo's sign-in service."""
+    return {"key": str(folder / KEY_FILE), "kid": _KEY_ID}
+
+
 def open_issuer(folder: Path, *, issuer: str, audience: str) -> DemoIssuer:
     """Return the issuer that :func:`create_issuer` made.
 

@@ -124,12 +124,16 @@ def migrate(place: Place) -> None:
     upgrade(Settings.load(place.folder).storage.database_url)
 
 
-def trust_learners_of(place: Place, issuer: str, jwks: Path) -> None:
-    """Name the issuer whose tokens speak for the participant's learners."""
+def trust_learners_of(place: Place, issuer: str, jwks: Path, sign_in: str, client_id: str) -> None:
+    """Name the issuer whose tokens speak for the participant's learners, and where they sign in (a URL)."""
     settings = place.folder / "orchard.toml"
     text = settings.read_text(encoding="utf-8")
     text = text.replace('# issuer = "https://lms.example"', f'issuer = "{issuer}"')
     text = text.replace('# jwks = "lms-keys.json"', f'jwks = "{jwks}"')
+    text = text.replace('# client_id = "orchard"', f'client_id = "{client_id}"')
+    for name in ("authorize", "token"):
+        key = {"authorize": "authorization_endpoint", "token": "token_endpoint"}[name]
+        text = text.replace(f'# {key} = "https://lms.example/{name}"', f'{key} = "{sign_in}/{place.slug}/{name}"')
     settings.write_text(text, encoding="utf-8")
 
 

@@ -190,7 +190,7 @@ def create_sign_in(realms: Sequence[Realm], now: Callable[[], datetime]) -> Fast
 
 
 def read_realms(path: Path) -> list[Realm]:
-    """Return the schools of a configuration that :func:`write_realms` wrote."""
+    """Return the schools of a configuration: a list with the fields of a realm, its key as a file and a ``kid``."""
     return [
         Realm(
             slug=item["slug"],
@@ -203,11 +203,6 @@ def read_realms(path: Path) -> list[Realm]:
         )
         for item in json.loads(path.read_text(encoding="utf-8"))
     ]
-
-
-def write_realms(path: Path, realms: Sequence[Mapping[str, Any]]) -> None:
-    """Write the service's configuration: for each school the fields of a realm, its key as a file and a ``kid``."""
-    path.write_text(json.dumps(list(realms), indent=2) + "\n", encoding="utf-8")
 
 
 def person_name(subject: str) -> str:

@@ -1,7 +1,9 @@
 """What the demo is played on: folders, data, participants, their processes. Made, started, stopped."""
 
 import dataclasses
+import json
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from connector.datasets.errors import DatasetError
 from connector.demo import generator, guest, issuers, learners, participants, plans
 from connector.demo.broker import start_broker, write_broker_configuration
 from connector.demo.participants import DemoError, Offer, Place
-from connector.demo.processes import stop
+from connector.demo.processes import start, stop
 from connector.enrolment import create_authority
 from connector.foundation import utc_now
 from connector.identity.membership import did_web
@@ -28,6 +30,7 @@ from connector.sources.source import Location, SourceError
 from learning.views import FeatureView, ViewError
 
 DATASET = "answers"
+CLIENT_ID = "orchard"
 AI = "ai-provider"
 _SYNTHETIC = "synthetic-xapi"
 _SHARED_FORK_SERVER = "fork.sock"
@@ -59,6 +62,7 @@ class Stage:
     data: Path
     recipe: plans.Recipe
     broker_port: int
+    sign_in_port: int
     synthetic: bool
 
     @property
@@ -74,10 +78,12 @@ class Running:
     broker: subprocess.Popen[bytes]
     apis: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
     workers: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
+    sign_in: subprocess.Popen[bytes] | None = None
 
     def stop(self) -> None:
         """End every process; none is left when this returns."""
-        stop([*self.apis.values(), *self.workers.values(), self.broker])
+        sign_in = [self.sign_in] if self.sign_in is not None else []
+        stop([*self.apis.values(), *self.workers.values(), *sign_in, self.broker])
 
 
 def choose_data(data: Path | None, root: Path, count: int | None, seed: int) -> tuple[Path, Path, list[ProviderEntry]]:
@@ -126,9 +132,9 @@ def make_stage(
     recipe = plans.recipe_for(view.name, view.shape)
     purpose, algorithm_class = plans.recipe_purpose(recipe)
     create_authority(root / "authority")
-    ports = participants.free_ports(len(entries) + 2, base_port)
+    ports = participants.free_ports(len(entries) + 3, base_port)
     slugs = [AI, *(f"school-{_slug(entry.name)}" for entry in entries)]
-    urls = write_broker_configuration(root / "broker", ports[-1], [*slugs, guest.SLUG])
+    urls = write_broker_configuration(root / "broker", ports[-2], [*slugs, guest.SLUG])
     guest.write_broker_url(root / "broker", urls[guest.SLUG])
     names = ["AI provider", *(_title(view.name, entry) for entry in entries)]
     places = [
@@ -155,7 +161,8 @@ def make_stage(
     )
     schools = []
     for place, entry in zip(places[1:], entries, strict=True):
-        participants.trust_learners_of(place, issuer_of(place), issuers.create_issuer(place.folder))
+        jwks, sign_in = issuers.create_issuer(place.folder), f"http://127.0.0.1:{ports[-1]}"
+        participants.trust_learners_of(place, issuer_of(place), jwks, sign_in, CLIENT_ID)
         offer = dataclasses.replace(common, parameters={**common.parameters, **entry.parameters})
         participants.write_dataset(place, DATASET, offer)
         schools.append(_school(place, entry, view, folder, offer.parameters, synthetic=data is None))
@@ -169,7 +176,8 @@ def make_stage(
         view=view,
         data=folder,
         recipe=recipe,
-        broker_port=ports[-1],
+        broker_port=ports[-2],
+        sign_in_port=ports[-1],
         synthetic=data is None,
     )
 
@@ -210,6 +218,26 @@ def start_stage(stage: Stage) -> Running:
         running.stop()
         raise
     return running
+
+
+def open_sign_in(stage: Stage, running: Running) -> None:
+    """Start the sign-in service where a visitor chooses which learner or guardian to be."""
+    configuration = stage.root / "sign-in.json"
+    realms = [
+        {
+            "slug": school.place.slug,
+            "name": school.place.name,
+            "issuer": issuer_of(school.place),
+            "client_id": CLIENT_ID,
+            "redirect_uri": f"{school.place.address}/my/signed-in",
+            **issuers.key_of(school.place.folder),
+            "learners": [dataclasses.asdict(learner) for learner in school.learners],
+        }
+        for school in stage.schools
+    ]
+    configuration.write_text(json.dumps(realms) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "connector.demo.sign_in", str(configuration), str(stage.sign_in_port)]
+    running.sign_in = start(command, stage.root / "logs" / "sign-in.log")
 
 
 def issuer_of(place: Place) -> str:

@@ -12,8 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
-from connector.demo.issuers import KEY_FILE, create_issuer
-from connector.demo.sign_in import write_realms
+from connector.demo.issuers import create_issuer, key_of
 from connector.settings import Settings
 from policies.notices import Notice
 from tests.support.consents import notice, purpose_body
@@ -149,11 +148,10 @@ def running_school(folder: Path) -> Iterator[School]:
         "issuer": ISSUER,
         "client_id": "orchard",
         "redirect_uri": f"{url}/my/signed-in",
-        "key": str(settings.folder / KEY_FILE),
-        "kid": "demo-1",
+        **key_of(settings.folder),
         "learners": LEARNERS,
     }
-    write_realms(folder / "sign-in.json", [realm])
+    (folder / "sign-in.json").write_text(json.dumps([realm]), encoding="utf-8")
     fill(settings, notices(url), [str(one["subject"]) for one in LEARNERS])
     service = [sys.executable, "-m", "connector.demo.sign_in", str(folder / "sign-in.json"), str(sign_in_port)]
     school = [str(ORCHARD), "serve", str(settings.folder)]
