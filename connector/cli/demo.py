@@ -17,33 +17,48 @@ if TYPE_CHECKING:
 
 def demo(
     data: Annotated[
-        Path | None, typer.Option(help="A folder of real data with a feature view; made-up schools without.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder of real data with a feature view; made-up schools without."),
     ] = None,
-    providers: Annotated[int | None, typer.Option(help="How many data providers, the largest first.", min=2)] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training.", min=1)] = None,
-    strategy: Annotated[str | None, typer.Option(help="fedavg, fedadam, fedyogi or fedadagrad.")] = None,
-    aggregation: Annotated[str, typer.Option(help="star (secure) or clear.")] = "star",
-    seats: Annotated[int, typer.Option(help="Seats that sum (m).")] = 3,
-    threshold: Annotated[int, typer.Option(help="Seats that may collude and learn nothing (t).")] = 1,
-    out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("demo-out"),
-    folder: Annotated[Path | None, typer.Option(help="Where participants live; a temporary folder without.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the made-up data, the initial weights and every step.")] = 7,
-    set_: Annotated[list[str], typer.Option("--set", help="A parameter of the view, as name=value.")] = [],  # noqa: B006 - typer copies it
-    refuse: Annotated[float, typer.Option(help="Share of learners who refuse.", min=0.0, max=1.0)] = 0.1,
-    min_contributors: Annotated[int | None, typer.Option(help="k of k-of-n in each round.", min=2)] = None,
+    providers: Annotated[
+        int | None, typer.Option(metavar="N", help="How many data providers, the largest first.", min=2)
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(metavar="N", help="Rounds of training.", min=1)] = None,
+    strategy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="fedavg, fedadam, fedyogi or fedadagrad.")
+    ] = None,
+    aggregation: Annotated[str, typer.Option(metavar="NAME", help="star (secure) or clear.")] = "star",
+    seats: Annotated[int, typer.Option(metavar="M", help="Seats that sum (m).")] = 3,
+    threshold: Annotated[int, typer.Option(metavar="T", help="Seats that may collude and learn nothing (t).")] = 1,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the result goes.")] = Path("demo-out"),
+    folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where participants live; a temporary folder without.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of the made-up data, the initial weights and every step.")
+    ] = 7,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the view, as name=value.")
+    ] = [],  # noqa: B006 - typer copies it
+    refuse: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of learners who refuse.", min=0.0, max=1.0)
+    ] = 0.1,
+    min_contributors: Annotated[int | None, typer.Option(metavar="K", help="k of k-of-n in each round.", min=2)] = None,
     recruit_seconds: Annotated[
-        float, typer.Option(help="How long the job waits for providers, and so for consent.", min=1)
+        float, typer.Option(metavar="S", help="How long the job waits for providers, and so for consent.", min=1)
     ] = 3600.0,
-    finetune: Annotated[bool, typer.Option(help="Also measure a short local fine-tune.")] = False,
-    central: Annotated[bool, typer.Option(help="Also pool the given folder for a central reference.")] = False,
+    finetune: Annotated[bool, typer.Option("--finetune", help="Also measure a short local fine-tune.")] = False,
+    central: Annotated[
+        bool, typer.Option("--central", help="Also pool the given folder for a central reference.")
+    ] = False,
     base_port: Annotated[
-        int | None, typer.Option(help="First of the ports to listen on; any free ones without.")
+        int | None, typer.Option(metavar="PORT", help="First of the ports to listen on; any free ones without.")
     ] = None,
     database_url: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL with {participant} in it; SQLite without.")
+        str | None, typer.Option(metavar="URL", help="SQLAlchemy URL with {participant} in it; SQLite without.")
     ] = None,
-    keep: Annotated[bool, typer.Option(help="Leave everything running until Ctrl-C.")] = False,
-    force: Annotated[bool, typer.Option(help="Move a foreign output folder aside.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Move a foreign output folder aside.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Watch schools and an AI provider negotiate, ask for consent and train together, all on this machine."""

@@ -118,7 +118,7 @@ def fetch(
     view: Annotated[
         str | None, typer.Option(help="The feature view, a file or a bundled one's name, to keep with the model.")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Move a foreign folder aside.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Move a foreign folder aside.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a completed job's model and signed report, and write them with a page to read."""
