@@ -1,6 +1,6 @@
 """Negotiations and catalog pages between two connectors on this machine, on SQLite and PostgreSQL.
 
-Run: ``python -m tests.benchmarks.bench_dsp [--kind sqlite] [--only burst] [--burst 1000] [--finished 100000]``. Exits 1
+Run: ``python -m tests.benchmarks.bench_dsp [--kind sqlite] [--only burst] [--burst 1000] [--finished 100000]``. Exits 3
 when a bar is missed. Both connectors, the database and the client share the machine; the client's own time is not counted.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 from connector.settings import Settings
 from contracts.catalog import page_token
+from tests.benchmarks import MISSED_BAR
 from tests.benchmarks.dsp_fill import fill_datasets, fill_finished, offer
 from tests.benchmarks.dsp_probe import PARTS
 from tests.benchmarks.dsp_stage import Line, PeerLine, Rows, Stage, load, stage
@@ -183,7 +184,7 @@ def measure_catalog(found: Found, kind: str, args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; return 1 when a bar is missed."""
+    """Print the table; return 3 when a bar is missed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", choices=[*RATES], action="append")
     parser.add_argument("--only", choices=["burst", "parts", "catalog", "finished"], action="append")
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found.row(kind, f"with {args.finished:,} finished, worst by empty", ratio, "x", BARS["flat"])
         if "catalog" in chosen:
             measure_catalog(found, kind, args)
-    return int(bool(found.missed))
+    return MISSED_BAR * bool(found.missed)
 
 
 if __name__ == "__main__":
