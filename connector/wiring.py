@@ -66,7 +66,8 @@ def wire_api(foundation: Foundation) -> Wiring:
         now=foundation.now,
     )
     doorbell = Doorbell(settings)
-    senders = Senders(clock=foundation.now)
+    # Listening comes first (connector.cli.serve): nobody else on this machine has the port.
+    senders = Senders(clock=foundation.now, holder=f"{socket.gethostname()}:{settings.server.port}")
     watch = PolicyWatch(foundation.now)
     rooms = lay_rooms(foundation, ring=doorbell.ring, doorbell=senders, trainer=NoTrainer(), on_consent=watch.changed)
     senders.serve(rooms.contracts)

@@ -81,6 +81,10 @@ class DeliveryService:
         now = self.recorder.clock()
         return tuple(self.store.lease_due(lease=lease, now=now, until=self._until(now), limit=limit))
 
+    def release(self, holder: str) -> None:
+        """Free what a process of this name held when it died."""
+        self.store.release(holder)
+
     def due_behaviours(self, limit: int) -> tuple[tuple[Kind, str], ...]:
         """Return which processes are due for their behaviour (for the sweep)."""
         return tuple(self.store.due_behaviours(now=self.recorder.clock(), limit=limit))

@@ -326,6 +326,10 @@ class Store(Protocol):
         """Lease queued rows that are due and free, at most one per process, oldest first."""
         ...
 
+    def release(self, holder: str) -> None:
+        """Free the queued rows whose lease begins with ``holder``: whoever bore that name has died."""
+        ...
+
     def due_behaviours(self, *, now: datetime, limit: int) -> Sequence[tuple[Kind, str]]:
         """Read which processes are due for their behaviour."""
         ...

@@ -4,6 +4,7 @@ Several API processes may run them on one database: every row is under a lease. 
 """
 
 import contextlib
+import hashlib
 import heapq
 import queue
 import threading
@@ -30,14 +31,21 @@ class Senders:
     Built before the service, because the service rings it; ``start`` is given the service.
     """
 
-    def __init__(self, *, clock: Clock, threads: int = 6, sweep_seconds: float = 1.0) -> None:
-        """Prepare ``threads`` senders and a sweep at least every ``sweep_seconds``."""
+    def __init__(
+        self, *, clock: Clock, threads: int = 6, sweep_seconds: float = 1.0, holder: str | None = None
+    ) -> None:
+        """Prepare ``threads`` senders and a sweep at least every ``sweep_seconds``.
+
+        ``holder`` names what only one process at a time can be, such as the listener on a port of a machine: rows that
+        an earlier one of the name had leased when it was killed are freed at the start, not when their leases run out.
+        """
         self._clock = clock
         self._count = threads
         self._sweep_seconds = sweep_seconds
         self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._token = uuid.uuid4().hex
+        self._holder = f"{hashlib.sha256(holder.encode()).hexdigest()[:16]}-" if holder else None
+        self._token = f"{self._holder or ''}{uuid.uuid4().hex}"
         self._running = False
         self._wake = threading.Condition()
         self._looks: list[datetime] = []
@@ -79,6 +87,8 @@ class Senders:
         """Start the threads; they first sweep up what an earlier run has left."""
         if self._service is None:
             raise RuntimeError("serve() comes before start()")
+        if self._holder is not None:
+            self._service.delivery.release(self._holder)
         self._running = True
         self._threads = [
             threading.Thread(target=self._send, args=(self._service,), name=f"dsp-sender-{number}", daemon=True)

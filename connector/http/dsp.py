@@ -8,10 +8,11 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
+import anyio
+import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from connector.drivers.wire import DSP_PATH, caller_of
@@ -28,6 +29,7 @@ from contracts.shapes import CONTEXT
 
 VERSION = "2025-1"
 _MAX_TOKEN = 2000
+_AT_ONCE = 8
 _FIRST = frozenset({m.ContractRequestMessage})
 _FIRST_OFFER = frozenset({m.ContractOfferMessage})
 _EVENT = frozenset({m.ContractNegotiationEventMessage})
@@ -54,6 +56,8 @@ class DspRoute(APIRoute):
         endpoint: Callable[..., Response] = self.endpoint
         names = frozenset(inspect.signature(endpoint).parameters)
         pages = "page" in names
+        # More threads at once only wait for each other and keep more database connections busy.
+        lane = anyio.CapacityLimiter(_AT_ONCE)
 
         def serve(request: Request, body: bytes) -> Response:
             try:
@@ -77,7 +81,7 @@ class DspRoute(APIRoute):
                 body = await request.body()
             except HTTPException as error:
                 return _error(request, error.status_code, "refused", str(error.detail))
-            return await run_in_threadpool(serve, request, body)
+            return await anyio.to_thread.run_sync(serve, request, body, limiter=lane)
 
         return handle
 

@@ -329,6 +329,12 @@ class ContractStore:
 
         return self._database.run("outbox.lease", work)
 
+    def release(self, holder: str) -> None:
+        """See the port."""
+        self._database.run(
+            "outbox.release", lambda transaction: self._do.outbox.release(transaction.connection, holder)
+        )
+
     def due_behaviours(self, *, now: datetime, limit: int) -> Sequence[tuple[Kind, str]]:
         """See the port."""
         c = processes.c

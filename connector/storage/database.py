@@ -50,7 +50,7 @@ class Transaction:
 class Database:
     """A pool of connections to one participant's database."""
 
-    def __init__(self, url: str, *, pool_size: int = 16) -> None:
+    def __init__(self, url: str, *, pool_size: int = 24) -> None:
         """Open the pool for an SQLAlchemy URL; nothing is created (see ``orchard migrate``)."""
         self.url = url
         self.engine: Engine = _engine(url, pool_size)
@@ -119,6 +119,7 @@ class Database:
 
 def _engine(url: str, pool_size: int) -> Engine:
     if not url.startswith("sqlite"):
+        # Connections beyond the pool's size are closed after each use, and a new one costs more than a negotiation.
         engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size)
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", functools.partial(_ping_idle, engine.dialect))

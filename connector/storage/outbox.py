@@ -75,6 +75,11 @@ class OutboxStatements:
         self._drop = Statement(
             outbox.update().where(c.pid == bindparam("of_pid"), c.status == "queued"), dialect, columns=("status",)
         )
+        self._release = Statement(
+            outbox.update().where(c.status == "queued", c.lease.startswith(bindparam("holder"), autoescape=False)),
+            dialect,
+            columns=("lease", "lease_until"),
+        )
         self._of = Statement(select(outbox).where(c.pid == bindparam("of_pid")).order_by(c.id), dialect)
 
     def enqueue(self, connection: Connection, row: OutboxRow, lease: str | None, until: datetime) -> OutboxRow:
@@ -149,6 +154,10 @@ class OutboxStatements:
         """Lease rows that are due, at most one per process."""
         found = self._due.run(connection, now=micros(now), most=limit).all()
         return [self._leased(connection, row, lease, until) for row in found]
+
+    def release(self, connection: Connection, holder: str) -> None:
+        """Free the queued rows whose lease begins with ``holder``."""
+        self._release.run(connection, holder=holder, lease=None, lease_until=None)
 
     def drop_queued(self, connection: Connection, pid: str) -> None:
         """Drop what a process still had to say."""
