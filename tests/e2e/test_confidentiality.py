@@ -19,7 +19,6 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from connector.demo.participants import Place
 from connector.demo.plans import PlanOptions
 from connector.demo.stage import School, Stage
 from connector.settings import Settings
@@ -28,34 +27,14 @@ from connector.sources.snapshot import build_snapshot
 from connector.sources.source import Location
 from learning.plans import Aggregation
 from policies.subjects import subject_ref
-from tests.support.confine import command
 from tests.support.messages import Sent, everything, requests
-from tests.support.stage import Space, blobs, space
+from tests.support.stage import Space, blobs, source
 
 pytestmark = pytest.mark.e2e
 
 ROUNDS = 3
 STATEMENT_ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 READ = "import sys; sys.exit(sum(not open(name).read(1) for name in sys.argv[1:]))"
-
-
-def source(stage: Stage, school: School) -> Path:
-    """Return the file that a school's rows lie in."""
-    return stage.data / school.entry.name / "statements.jsonl"
-
-
-def only_ones_own(stage: Stage, place: Place, kind: str, plain: list[str]) -> list[str]:
-    """Hide every source from a process, but a school's own source from its worker."""
-    hidden = [
-        source(stage, school).parent for school in stage.schools if (kind, school.place.slug) != ("worker", place.slug)
-    ]
-    return command(hidden, plain)
-
-
-@pytest.fixture(scope="module")
-def schools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    with space(tmp_path_factory.mktemp("c"), relayed=True, confined=only_ones_own) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +110,7 @@ def test_only_a_schools_own_worker_can_open_its_source(schools: Space, star_job:
         for kind in ("serve", "worker")
         for school in stage.schools
         if subprocess.run(
-            only_ones_own(stage, place, kind, [sys.executable, "-c", READ, str(source(stage, school))]),
+            schools.confined(stage, place, kind, [sys.executable, "-c", READ, str(source(stage, school))]),
             capture_output=True,
             check=False,
             timeout=60,

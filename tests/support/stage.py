@@ -87,7 +87,7 @@ class Space:
                 return job
             assert job["state"] not in ("FAILED", "CANCELLED", "COMPLETED"), (job["state"], job["reason"])
             assert time.monotonic() < deadline, (job["state"], job["timeline"][-3:])
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def model(self, job_id: str) -> bytes:
         """Return the final weights of a completed job."""
@@ -166,6 +166,11 @@ def space(
         running.stop()
         for relay in relays.values():
             relay.close()
+
+
+def source(stage: Stage, school: School) -> Path:
+    """Return the file that a made-up school's rows lie in."""
+    return stage.data / school.entry.name / "statements.jsonl"
 
 
 def read_records(place: Place, kind: type[R], job_id: str) -> list[R]:
