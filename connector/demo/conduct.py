@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from connector.demo import issuers, learners, plans
+from connector.demo import issuers, learners, participants, plans
 from connector.demo.participants import DemoError, Place
 from connector.demo.stage import DATASET, School, Stage, issuer_of
 from connector.identity.membership import did_web
@@ -130,6 +130,10 @@ def consent(
     school: School, desk: learners.ConsentDesk, asked: learners.Asked, narrator: Narrator, refuse_share: float
 ) -> Consented:
     """Let a school's learners answer: one by one, or as the school's own list where there are many."""
+    grants = sum(not learners.refuses_for(one.subject, refuse_share) for one in school.learners)
+    if grants < participants.COHORT_FLOOR <= len(school.learners):
+        # In a school this small a refusal would keep the whole job waiting, and the demo with it.
+        refuse_share = 0.0
     if school.one_by_one:
         played = desk.play(asked, school.learners, refuse_share=refuse_share)
         how = f"{played.by_guardian} through a guardian"

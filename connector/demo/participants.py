@@ -16,6 +16,7 @@ from connector.settings import Settings
 from connector.storage.migrate import upgrade
 
 READY_SECONDS = 60.0
+COHORT_FLOOR = 10
 PURPOSE = "https://w3id.org/orchard/KnowledgeTracing"
 
 
@@ -54,7 +55,7 @@ class Offer:
     purpose: str
     algorithm_class: str
     recipients: Sequence[str]
-    cohort_floor: int = 10
+    cohort_floor: int = COHORT_FLOOR
     days: int = 365
 
 
