@@ -61,13 +61,18 @@ def test_stop(demo: Demo, tmp_path: Path, moment: str, sent: signal.Signals) -> 
     demo.process.send_signal(sent)
     demo.process.send_signal(sent)
     status = demo.process.wait(timeout=30)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 5 * _crowd()
     assert leftovers(tmp_path) == []
     assert status == 130
     assert "nothing is left running" in demo.log.read_text()
     assert "Traceback" not in demo.log.read_text()
     assert not demo.out.exists()
     assert not list(tmp_path.glob("orchard-demo-*"))
+
+
+def _crowd() -> float:
+    """Return how many times slower than alone we run: others may use the same processors."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @pytest.mark.parametrize("moment", [_STARTING, _TRAINING])
