@@ -1,0 +1,162 @@
+"""The learning API as a peer meets it: tokens, headers, and refusals with stable codes."""
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from connector.http.learning import as_problem
+from connector.identity.transfers import TransferGrant
+from learning.errors import ConflictError, LearningError, NotYetError, PlanError, RefusedError, UnknownError
+from tests.support.federation import COLLECTOR, Federation, open_federation, school
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Federation, str]]:
+    """Give a federation of two schools with a job that has come to its second round."""
+    with open_federation(tmp_path_factory.mktemp("learning"), 2) as federation:
+        job_id = federation.start()
+        federation.settle(until=lambda: federation.job(job_id).round == 2)
+        yield federation, job_id
+
+
+def token(federation: Federation, *, plan: str = "", consumer: str = COLLECTOR) -> str:
+    """Return a token of the first school's transfer process."""
+    (pid,) = [pid for pid, found in federation.transfers.items() if found["agreement"].endswith(school(1))]
+    grant = TransferGrant(
+        transfer_pid=pid, agreement_id=f"urn:agreement:{school(1)}", plan_digest=plan, consumer=consumer
+    )
+    return federation.members[school(1)].tokens.issue(grant)
+
+
+def ask(
+    federation: Federation, method: str, path: str, *, caller: str = COLLECTOR, body: object = None, **headers: str
+) -> tuple[int, dict[str, str]]:
+    """Call the first school; return the status and the body."""
+    sent = {"authorization": f"Bearer {caller}", **{name.replace("_", "-"): text for name, text in headers.items()}}
+    answer = federation.members[school(1)].client.request(method, f"/learning{path}", json=body, headers=sent)
+    return answer.status_code, answer.json()
+
+
+def header(value: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
+
+
+UNKNOWN_CALLERS = [(401, code) for code in ("transfer-token-missing", "transfer-token-foreign", "bad-signature")]
+GUARDED = [
+    ("GET", ""),
+    ("POST", "/reveal"),
+    ("POST", "/manifest"),
+    ("POST", "/rounds"),
+    ("POST", "/rounds/1/attempts/1/set"),
+    ("POST", "/rounds/1/attempts/1/release"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+def test_a_collectors_call_needs_the_transfers_token(running: tuple[Federation, str], method: str, path: str) -> None:
+    """Without a token, with another consumer's, or with rubbish the caller is not authenticated."""
+    federation, job_id = running
+    for given in ({}, {"orchard_transfer": token(federation, consumer=school(2))}, {"orchard_transfer": "rubbish"}):
+        status, body = ask(federation, method, f"/jobs/{job_id}{path}", body={}, orchard_opening=header({}), **given)
+        assert (status, body["code"]) in UNKNOWN_CALLERS
+
+
+def test_an_expired_token_only_opens_its_renewal(running: tuple[Federation, str]) -> None:
+    """After fifteen minutes a token is refused with a code that says so, and is exchanged for a fresh one."""
+    federation, job_id = running
+    old = token(federation)
+    federation.clock.advance(16 * 60)
+    status, body = ask(federation, "GET", f"/jobs/{job_id}", orchard_transfer=old)
+    assert (status, body["code"]) == (401, "transfer-token-expired")
+    status, body = ask(federation, "POST", "/tokens", body={}, orchard_transfer=old)
+    assert status == 200
+    assert ask(federation, "GET", f"/jobs/{job_id}", orchard_transfer=body["token"])[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [("SUSPENDED", (425, "not-yet")), ("TERMINATED", (403, "transfer-ended"))]
+)
+def test_a_transfer_that_does_not_run_opens_nothing(
+    running: tuple[Federation, str], state: str, expected: tuple[int, str]
+) -> None:
+    """Suspension means later, termination means no; neither renews a token."""
+    federation, job_id = running
+    mine = token(federation)
+    (found,) = [found for found in federation.transfers.values() if found["agreement"].endswith(school(1))]
+    found["state"] = state
+    try:
+        for method, path in (("GET", f"/jobs/{job_id}"), ("POST", "/tokens")):
+            status, body = ask(federation, method, path, body={}, orchard_transfer=mine)
+            assert (status, body["code"]) == expected
+    finally:
+        found["state"] = "STARTED"
+
+
+def test_a_transfer_is_for_one_plan(running: tuple[Federation, str]) -> None:
+    """A token for another plan joins no job of this one."""
+    federation, job_id = running
+    body = {"job_id": job_id, "plan_digest": federation.job(job_id).plan_digest}
+    status, answer = ask(federation, "POST", "/jobs", body=body, orchard_transfer=token(federation, plan="other"))
+    assert (status, answer["code"]) == (403, "wrong-plan")
+
+
+@pytest.mark.parametrize("text", ["%%%", header([1, 2]), header("text"), "e30" * 20_000])
+def test_a_header_that_is_not_a_json_object_is_refused(running: tuple[Federation, str], text: str) -> None:
+    """Rubbish, other JSON, or too much of it in a signed header is a refusal, not a failure."""
+    federation, job_id = running
+    status, body = ask(federation, "POST", f"/jobs/{job_id}/rounds/1/attempts/1/uploads", orchard_upload=text)
+    assert (status, body["code"]) == (403, "bad-header")
+
+
+def test_the_part_shows_the_approval_and_no_secret(running: tuple[Federation, str]) -> None:
+    """A collector sees state and signed approval; neither the beacon nonce nor the sealing key's private half."""
+    federation, job_id = running
+    status, body = ask(federation, "GET", f"/jobs/{job_id}", orchard_transfer=token(federation))
+    part = federation.members[school(1)].part(job_id)
+    assert (status, body["state"]) == (200, "ACTIVE")
+    assert set(body) == {"job_id", "state", "reason", "approval"}
+    text = json.dumps(body)
+    assert part.sealing_key not in text
+    assert part.beacon_reveal not in text
+
+
+def test_a_plan_is_known_only_to_its_consumer(running: tuple[Federation, str]) -> None:
+    """Another participant that names plan and agreement finds nothing, and registers nothing under it."""
+    federation, job_id = running
+    digest = federation.job(job_id).plan_digest
+    path = f"/plans/{digest}/agreements/urn:agreement:{school(1)}"
+    assert ask(federation, "GET", path)[1]["state"] == "APPROVED"
+    assert ask(federation, "GET", path, caller=school(2)) == ask(
+        federation, "GET", path.replace(digest, "ab" * 32), caller=school(2)
+    )
+    body = {"agreement_id": f"urn:agreement:{school(1)}", "plan": {}}
+    assert ask(federation, "POST", "/plans", body=body, caller=school(2))[0] == 404
+    status, answer = ask(federation, "POST", "/plans", body=body)
+    assert (status, answer["code"]) == (403, "bad-plan")
+
+
+def test_only_the_collector_ends_a_job(running: tuple[Federation, str]) -> None:
+    """Somebody else's word about the end is not heard."""
+    federation, job_id = running
+    status, body = ask(federation, "POST", f"/jobs/{job_id}/end", body={"reason": "over"}, caller=school(2))
+    assert (status, body["code"]) == (404, "not-found")
+    assert federation.members[school(1)].part(job_id).state == "ACTIVE"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (UnknownError("no such job"), 404),
+        (ConflictError("in use"), 409),
+        (NotYetError("ask again"), 425),
+        (PlanError("malformed"), 400),
+        (RefusedError("second-set", "no"), 403),
+        (LearningError("ours"), 500),
+    ],
+)
+def test_every_error_of_the_room_has_one_status(error: LearningError, status: int) -> None:
+    """One table says what a peer sees; the code goes through."""
+    problem = as_problem(error)
+    assert (problem.status, problem.code, problem.detail) == (status, error.code, str(error))
