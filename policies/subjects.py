@@ -8,7 +8,7 @@ import hashlib
 import hmac
 
 _MIN_SECRET = 16
-_LENGTH = 32
+REF_LENGTH = 32
 
 
 def subject_ref(secret: bytes, subject: str) -> str:
@@ -21,7 +21,7 @@ def subject_ref(secret: bytes, subject: str) -> str:
         raise ValueError(f"the provider's secret needs at least {_MIN_SECRET} bytes")
     if not subject:
         raise ValueError("a subject id must not be empty")
-    return hmac.new(secret, subject.encode(), hashlib.sha256).hexdigest()[:_LENGTH]
+    return hmac.new(secret, subject.encode(), hashlib.sha256).hexdigest()[:REF_LENGTH]
 
 
 def party_ref(secret: bytes, party: str) -> str:

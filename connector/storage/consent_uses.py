@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, select, update
+from sqlalchemy import Connection, Select, Update, and_, bindparam, select, update
 
 from connector.storage.tables_consents import consent_use_spans, consent_uses
 from policies.ports import UseSpan
+
+_MASK = (1 << 128) - 1
 
 
 def write_use(
@@ -22,14 +24,20 @@ def write_use(
     time: whoever was in either is noted as in, because both read.
     """
     round_number = use.last_round
-    last = _lock_job(connection, use, locked)
+    last, known = _lock_job(connection, use, locked)
+    members = checksum(subjects)
+    if last is not None and round_number > last and known == members:
+        # Nobody came or went: their spans stay open as they are.
+        connection.execute(_moved(use, members))
+        return
     spans = consent_use_spans
     open_now = frozenset(
         connection.execute(select(spans.c.subject_ref).where(_of(spans, use), spans.c.last_round.is_(None))).scalars()
     )
     if last is not None and round_number <= last:
-        if round_number == last:
+        if round_number == last and not subjects <= open_now:
             _open(connection, use, subjects - open_now, round_number)
+            connection.execute(_moved(use, checksum(subjects | open_now)))
         return
     gone = open_now - subjects
     if gone and last is not None:
@@ -40,8 +48,22 @@ def write_use(
         )
         connection.execute(statement, [{"who": who} for who in sorted(gone)])
     _open(connection, use, subjects - open_now, round_number)
+    connection.execute(_moved(use, members))
+
+
+def checksum(subjects: frozenset[str]) -> str:
+    """Return a number for a set of pseudonyms, whatever their order: how many, and their sum modulo 2^128.
+
+    Pseudonyms are outputs of a keyed hash, so nobody can choose two sets with the same sum.
+    """
+    total = sum([int(subject, 16) for subject in subjects]) & _MASK
+    return f"{len(subjects)}:{total:x}"
+
+
+def _moved(use: UseSpan, members: str) -> Update:
     job = consent_uses
-    connection.execute(update(job).where(_of(job, use)).values(last_round=round_number, noise=use.noise))
+    values = {"last_round": use.last_round, "noise": use.noise, "members": members}
+    return update(job).where(_of(job, use)).values(**values)
 
 
 def read_uses(connection: Connection, subject_refs: Sequence[str]) -> list[UseSpan]:
@@ -74,21 +96,24 @@ def read_uses(connection: Connection, subject_refs: Sequence[str]) -> list[UseSp
     ]
 
 
-def _lock_job(connection: Connection, use: UseSpan, locked: Callable[[Select[Any]], Select[Any]]) -> int | None:
-    """Return the job's last round and hold its row; None for its first use, whose row is then made."""
+def _lock_job(
+    connection: Connection, use: UseSpan, locked: Callable[[Select[Any]], Select[Any]]
+) -> tuple[int | None, str | None]:
+    """Return the job's last round with its members and hold its row; None for its first use, whose row is then made."""
     job = consent_uses
-    last = connection.execute(locked(select(job.c.last_round).where(_of(job, use)))).scalar_one_or_none()
-    if last is None:
-        connection.execute(
-            job.insert().values(
-                job_id=use.job_id,
-                dataset_id=use.dataset_id,
-                purpose=use.purpose,
-                last_round=use.last_round,
-                noise=use.noise,
-            )
+    row = connection.execute(locked(select(job.c.last_round, job.c.members).where(_of(job, use)))).first()
+    if row is not None:
+        return row.last_round, row.members
+    connection.execute(
+        job.insert().values(
+            job_id=use.job_id,
+            dataset_id=use.dataset_id,
+            purpose=use.purpose,
+            last_round=use.last_round,
+            noise=use.noise,
         )
-    return last
+    )
+    return None, None
 
 
 def _open(connection: Connection, use: UseSpan, subjects: frozenset[str], round_number: int) -> None:

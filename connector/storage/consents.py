@@ -1,6 +1,5 @@
 """Notices, consents and uses in the database: the adapter of ``policies.ports.ConsentStore``."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from policies.consent import ACTIVE, ConsentEvent, ConsentRecord
 from policies.expressions import stamp
 from policies.notices import Notice
 from policies.ports import ConsentedTerms, ConsentUnit, UseSpan
+from policies.subjects import REF_LENGTH
 
 T = TypeVar("T")
 
@@ -50,10 +50,12 @@ class SqlConsentStore:
 
     def consenting(self, dataset_id: str, purpose: str, now: datetime) -> frozenset[str]:
         """Return the subjects whose consent is active, unexpired and to what the current notice says."""
-        statement = select(consent_records.c.subject_ref).where(_counts(dataset_id, purpose, now))
+        # One text instead of a row a person: the gate asks this each round for up to 100,000 people.
+        joined = func.aggregate_strings(consent_records.c.subject_ref, "")
+        statement = select(joined).where(_counts(dataset_id, purpose, now))
         with self._database.reading() as connection:
-            # Straight to the driver's tuples: the gate asks this each round for up to 100,000 people.
-            return frozenset(itertools.chain.from_iterable(connection.execute(statement).cursor.fetchall()))
+            text = connection.execute(statement).scalar_one() or ""
+        return frozenset([text[start : start + REF_LENGTH] for start in range(0, len(text), REF_LENGTH)])
 
     def terms(self, dataset_id: str, purpose: str) -> ConsentedTerms:
         """Return what the current notices say about a purpose."""

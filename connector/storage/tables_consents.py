@@ -77,6 +77,8 @@ consent_uses = Table(
     Column("purpose", _ID, primary_key=True),
     Column("last_round", Integer, nullable=False),
     Column("noise", String(200), nullable=False),
+    # Who is in at the last round (connector.storage.consent_uses); unknown for jobs of an earlier version.
+    Column("members", String(50), nullable=True),
 )
 
 consent_use_spans = Table(
