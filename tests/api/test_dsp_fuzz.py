@@ -65,7 +65,7 @@ def _routes(participant: Participant) -> list[tuple[str, str]]:
         for router in _routers(participant.app)
         for route in router
         for method in route.methods or ()
-        if "stream" not in route.path and "events" not in route.path.rsplit("/", 1)[-1:]
+        if not route.path.endswith("/stream")
     }
     return sorted(found)
 
@@ -93,9 +93,11 @@ def _send(pair: tuple[Participant, Participant], method: str, path: str, body: b
     place = path.replace("{pid}", "urn:uuid:\u0441").replace("{", "").replace("}", "").replace(":path", "")
     token = sender.foundation.issuer.authorization(target.id) if path.startswith(("/dsp", "/learning")) else ""
     headers = {"authorization": token} if token else target.operator
-    started = time.thread_time()
+    started, clock = time.process_time(), time.monotonic()
     answer = target.client.request(method, place, content=body, headers={**headers, "content-type": "application/json"})
-    assert time.thread_time() - started < SECONDS, (method, path)
+    # The app shares this process: its processor time is the measure, because machines that test are busy.
+    assert time.process_time() - started < SECONDS, (method, path)
+    assert time.monotonic() - clock < 10 * SECONDS, (method, path)
     assert answer.status_code < 500, (method, path, answer.text[:300])
     if answer.status_code >= 400 and path.startswith("/dsp"):
         said = answer.json()
@@ -112,6 +114,8 @@ def test_hostile_bodies_are_refused_everywhere(pair: tuple[Participant, Particip
     routes = [(method, path) for method, path in _routes(pair[0]) if method in {"POST", "PUT"}]
     assert len([path for _, path in routes if path.startswith("/dsp")]) >= 12
     before = _count(pair[0])
+    for room in ("/dsp", "/management", "/consent", "/learning"):
+        assert [path for _, path in routes if path.startswith(room)], room
     for method, path in routes:
         for body in HOSTILE:
             status = _send(pair, method, path, body)
