@@ -11,44 +11,46 @@ import dataclasses
 import hashlib
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from safetensors.numpy import save
 from sqlalchemy import func, select
 
 from connector.http.learning import learning_problem, learning_router
 from connector.http.problems import install_problem_handlers
 from connector.identity.errors import UnauthorizedError
 from connector.identity.membership import PeerIdentity
-from connector.identity.transfers import TransferGrant, TransferTokens
+from connector.identity.transfers import TransferTokens
 from connector.storage.blobs import FolderBlobs
 from connector.storage.database import Database, metadata
 from connector.storage.learning import SqlLearningStore, WorkBook
 from connector.storage.tables_learning import work as work_table
 from learning import provide
 from learning.errors import LearningError, PeerError, StepFailedError
-from learning.jobs import JOB_ENDS, Job, Participation, ReceivedPlan
-from learning.metrics import local_metrics
-from learning.models import parameter_count
+from learning.jobs import JOB_ENDS, Job, Participation
 from learning.node import MemberFacts, Node
-from learning.ports import AgreementTerms, GateAnswer, Reply, SandboxOutput, Snapshot, TransferView
+from learning.ports import Reply
 from learning.recruit import register_plan, start_job
-from learning.steps import parse_step
 from learning.tasks import run_task
 from policies.canonical import canonical_json
 from policies.signing import Signer
+from tests.support.federation_rooms import (
+    COLLECTOR,
+    FEATURES,
+    PURPOSE,
+    FakeContracts,
+    FakeGate,
+    FakeSnapshots,
+    FakeTrainer,
+    transfer_state,
+)
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-COLLECTOR = "did:web:ai.example"
-PURPOSE = "https://w3id.org/dpv#AcademicResearch"
-FEATURES = "ab" * 32
 Fate = Callable[[str, str, str, int], str]
 
 
@@ -237,10 +239,10 @@ def open_member(federation: Federation, name: str, subjects: int, changes: Mappi
         store=store,
         blobs=FolderBlobs(folder / "blobs"),
         peers=_Line(federation, name),
-        contracts=_Contracts(federation, name),
-        gate=_Gate(made),
-        snapshots=_Snapshots(made),
-        trainer=_Trainer(made),
+        contracts=FakeContracts(federation, name),
+        gate=FakeGate(made),
+        snapshots=FakeSnapshots(made),
+        trainer=FakeTrainer(made),
         now=federation.clock,
         new_id=lambda: next(ids),
         **changes,
@@ -248,7 +250,7 @@ def open_member(federation: Federation, name: str, subjects: int, changes: Mappi
     tokens = TransferTokens(signer=signer, now=federation.clock)
     app = FastAPI()
     app.state.peers = _Identities(federation)
-    app.include_router(learning_router(node, tokens, lambda pid: _transfer_state(federation, pid)))
+    app.include_router(learning_router(node, tokens, lambda pid: transfer_state(federation, pid)))
     install_problem_handlers(app)
     app.add_exception_handler(LearningError, learning_problem)
     client = TestClient(app, base_url="http://node.example", raise_server_exceptions=True)
@@ -360,156 +362,3 @@ class _Line:
     def name(self, participant_id: str) -> str:
         """Return a short name."""
         return participant_id.removeprefix("did:web:").removesuffix(".example")
-
-
-@dataclasses.dataclass(repr=False)
-class _Contracts:
-    """Agreements of the collector with every school, and transfers that start when a plan is approved."""
-
-    federation: Federation
-    name: str
-
-    def agreement(self, agreement_id: str) -> AgreementTerms | None:
-        """Return an agreement in force."""
-        provider = agreement_id.removeprefix("urn:agreement:")
-        if provider not in self.federation.members:
-            return None
-        return AgreementTerms(
-            agreement_id=agreement_id,
-            provider=provider,
-            consumer=COLLECTOR,
-            dataset_id=f"urn:dataset:{provider}",
-            purpose=PURPOSE,
-            cohort_floor=1,
-        )
-
-    def request_transfer(self, agreement_id: str) -> str:
-        """Start a transfer process."""
-        with self.federation.lock:
-            pid = f"urn:transfer:{len(self.federation.transfers) + 1}"
-            self.federation.transfers[pid] = {"agreement": agreement_id, "state": "STARTED", "reason": None}
-        return pid
-
-    def transfer(self, transfer_pid: str) -> TransferView | None:
-        """Return a transfer process with a token for the newest approved plan."""
-        found = self.federation.transfers.get(transfer_pid)
-        if found is None:
-            return None
-        provider = self.federation.members[found["agreement"].removeprefix("urn:agreement:")]
-        plans = provider.node.store.run("test", lambda records: records.select(ReceivedPlan))
-        newest = max(plans, key=lambda plan: plan.received_at)
-        grant = TransferGrant(
-            transfer_pid=transfer_pid,
-            agreement_id=found["agreement"],
-            plan_digest=newest.plan_digest,
-            consumer=COLLECTOR,
-        )
-        return TransferView(
-            transfer_pid=transfer_pid,
-            state=found["state"],
-            endpoint="http://node.example/learning",
-            token=provider.tokens.issue(grant),
-            reason=found["reason"],
-        )
-
-    def complete_transfer(self, transfer_pid: str) -> None:
-        """Complete a transfer process, and let its provider know."""
-        self.end_transfer(transfer_pid, "COMPLETED", None)
-
-    def end_transfer(self, transfer_pid: str, state: str, reason: str | None) -> None:
-        """End a transfer process; the provider's part ends with it."""
-        found = self.federation.transfers[transfer_pid]
-        if found["state"] in ("COMPLETED", "TERMINATED"):
-            return
-        found |= {"state": state, "reason": reason}
-        provider = self.federation.members[found["agreement"].removeprefix("urn:agreement:")]
-        for part in provider.node.store.run("test", lambda records: records.select(Participation)):
-            if part.transfer_pid == transfer_pid:
-                provide.stop(provider.node, part.job_id, f"the transfer process was {state.lower()}: {reason}")
-
-
-def _transfer_state(federation: Federation, pid: str) -> str | None:
-    found = federation.transfers.get(pid)
-    return found["state"] if found else None
-
-
-@dataclasses.dataclass(repr=False)
-class _Gate:
-    """Everybody in ``subjects`` consents, and nobody else."""
-
-    made: Sequence[Member]
-
-    def floor_met(self, agreement_id: str, floor: int, purpose: str) -> bool:
-        """Say whether enough learners consent."""
-        return len(self.made[0].subjects) >= floor
-
-    def check(
-        self, agreement_id: str, purpose: str, algorithm_class: str, floor: int, *, job_id: str, round_number: int
-    ) -> GateAnswer:
-        """Decide about one round."""
-        subjects = frozenset(self.made[0].subjects)
-        if len(subjects) < floor:
-            return GateAnswer(allowed=False, reasons=("too few learners consent",))
-        return GateAnswer(allowed=True, subjects=subjects)
-
-    def release(
-        self, agreement_id: str, purpose: str, algorithm_class: str, subjects: int, *, job_id: str, round_number: int
-    ) -> GateAnswer:
-        """Decide whether the model may leave."""
-        kept = self.made[0].keeps_model
-        return GateAnswer(allowed=not kept, reasons=(kept,) if kept else ())
-
-    def used(self, agreement_id: str, job_id: str, round_number: int, subjects: frozenset[str]) -> None:
-        """Note whose rows were read."""
-        self.made[0].used.append((round_number, subjects))
-
-
-@dataclasses.dataclass(repr=False)
-class _Snapshots:
-    """A snapshot is the names of its subjects."""
-
-    made: Sequence[Member]
-
-    def prepare(self, dataset_id: str, job_id: str, subjects: frozenset[str]) -> Snapshot:
-        """Return a snapshot."""
-        return Snapshot(
-            path=Path("_".join(sorted(subjects))),
-            rows=10 * len(subjects),
-            subjects=len(subjects),
-            train_rows=8 * len(subjects),
-        )
-
-    def facts(self, dataset_id: str) -> Mapping[str, Any]:
-        """Return the dataset's facts."""
-        return {"shape": "outcomes", "features": FEATURES, "train_rows": 8 * len(self.made[0].subjects)}
-
-    def forget(self, job_id: str) -> None:
-        """Nothing is kept."""
-
-
-@dataclasses.dataclass(repr=False)
-class _Trainer:
-    """Trains by drawing numbers that only the step, the model and the subjects decide."""
-
-    made: Sequence[Member]
-
-    def run(self, step: Mapping[str, Any], weights: bytes, snapshot: Path) -> SandboxOutput:
-        """Return an update and metrics."""
-        member = self.made[0]
-        if member.fails is not None:
-            raise member.fails
-        parsed = parse_step(step)
-        seed = hashlib.sha256(canonical_json(dict(step)) + weights + str(snapshot).encode()).digest()
-        random = np.random.default_rng(int.from_bytes(seed[:8], "big"))
-        rows = 8 * (str(snapshot).count("_") + 1)
-        tensors: dict[str, Any] = {"train_rows": np.array([rows]), "epochs": np.array([1])}
-        size = parameter_count(parsed.model)
-        if parsed.mode == "train":
-            tensors["delta"] = random.normal(0, 0.1, size).astype(np.float32)
-        if parsed.mode in ("baseline", "finetune"):
-            tensors["weights"] = random.normal(0, 0.1, size).astype(np.float32)
-        for split in parsed.splits:
-            labels = random.integers(0, 2, rows)
-            for name, array in local_metrics(random.uniform(0, 1, rows), labels, small=parsed.small).items():
-                tensors[f"metrics.{split}.{name}"] = array
-        return SandboxOutput(data=save(tensors), cost={"cpu_seconds": 0.1, "wall_seconds": 0.1})
