@@ -1,6 +1,8 @@
 """The policy gate: from a policy as JSON to a logged decision, in the shape that the other rooms ask for."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,6 +15,8 @@ from policies.operands.compare import number
 from policies.operands.consent import COHORT_FLOOR, CONSENT
 from policies.parse import parse_policy
 from policies.scopes import Scope
+
+_LONGEST_KEPT = 16_384
 
 
 def _nowhere(_decision: Decision) -> None:
@@ -38,12 +42,27 @@ class PolicyGate:
         """
         place = Scope(scope)
         try:
-            parsed = policy if isinstance(policy, Policy) else parse_policy(policy)
+            parsed = policy if isinstance(policy, Policy) else _parsed(policy)
             decision = evaluate(parsed, facts, place, self.now(), action=action)
         except PolicyFormatError as error:
             decision = malformed(place, str(error))
         self.log(decision)
         return decision
+
+
+def _parsed(document: Mapping[str, Any]) -> Policy:
+    """Parse a policy, or find it parsed: the same few offers and agreements are decided about again and again."""
+    try:
+        text = json.dumps(document, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        # Not JSON at all, or nested without end: the parser says what is wrong.
+        return parse_policy(document)
+    return parse_policy(document) if len(text) > _LONGEST_KEPT else _kept(text)
+
+
+@functools.lru_cache(maxsize=512)
+def _kept(text: str) -> Policy:
+    return parse_policy(json.loads(text))
 
 
 def malformed(scope: Scope, problem: str) -> Decision:
