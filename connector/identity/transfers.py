@@ -57,7 +57,9 @@ class TransferTokens:
             UnauthorizedError: no token, not ours, another consumer's, or too old.
         """
         if not token:
-            raise UnauthorizedError("transfer-token-missing", "the request needs the transfer's token (Orchard-Transfer)")
+            raise UnauthorizedError(
+                "transfer-token-missing", "the request needs the transfer's token (Orchard-Transfer)"
+            )
         claims = verify_compact(token, self._public, KIND)
         if claims.get("iss") != self._participant_id or claims.get("sub") != consumer:
             raise UnauthorizedError("transfer-token-foreign", "the transfer token was given to somebody else")
