@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from connector.datasets.usage import UsageGate, approved_plan_facts
+from connector.datasets.usage_facts import UseFacts
 from connector.storage.contracts import ContractStore
 from connector.storage.database import Database
 from connector.storage.decisions import SqlDecisionLog
+from connector.storage.duties import SqlDuties
 from connector.storage.learning import SqlLearningStore
 from contracts.agreement import agreement_digest
 from contracts.messages import Agreement
@@ -216,3 +218,53 @@ def test_uses_are_spans_that_cost_little(rig: Rig) -> None:
     assert rig.consents.service.store.uses_of([one]) == [
         UseSpan(job_id="urn:job", dataset_id=DATASET, purpose=PURPOSE, first_round=1, last_round=5, noise="none")
     ]
+
+
+def test_an_agreement_that_was_ended_beats_every_consent(rig: Rig) -> None:
+    """Twelve learners consent, and still nothing is read: not at a round, not at the start, not at release."""
+    ended = dataclasses.replace(rig.gate, standing=lambda _agreement: ("agreement: it was ended: enough",))
+    answer = ended.check(AGREEMENT, PURPOSE, ALGORITHM, 10)
+    assert (answer.allowed, answer.subjects, answer.reasons) == (
+        False,
+        frozenset(),
+        ("agreement: it was ended: enough",),
+    )
+    assert not ended.floor_met(AGREEMENT, 10, PURPOSE)
+    assert not ended.release(AGREEMENT, PURPOSE, ALGORITHM, 12).allowed
+
+
+def test_another_kind_of_computing_than_consented_to_is_denied(rig: Rig) -> None:
+    """The learners read of one algorithm class; a plan of another one reads nobody, though no policy forbids it."""
+    answer = rig.check(algorithm_class="https://w3id.org/orchard/EssayGrading")
+    assert not answer.allowed
+    assert answer.reasons == (
+        "algorithmClass: asked https://w3id.org/orchard/EssayGrading, the learners consented to another one",
+    )
+
+
+def test_whoever_another_service_does_not_confirm_is_left_out(rig: Rig) -> None:
+    """Its people are read only while it says yes, and nobody can be added by it."""
+    (first, *_rest) = sorted(rig.check().subjects)
+    strict = dataclasses.replace(rig.gate, confirm=lambda _dataset, _purpose, subjects: subjects - {first} | {"0" * 32})
+    answer = strict.check(AGREEMENT, PURPOSE, ALGORITHM, 10)
+    assert answer.subjects == rig.check().subjects - {first}
+
+
+def test_a_model_of_too_few_is_not_released_and_the_log_says_so(rig: Rig) -> None:
+    """The cohort floor binds at release with the size of the last cohort; the decision is logged at that scope."""
+    assert rig.gate.release(AGREEMENT, PURPOSE, ALGORITHM, 12, job_id="urn:job", round_number=4).allowed
+    few = rig.gate.release(AGREEMENT, PURPOSE, ALGORITHM, 9, job_id="urn:job", round_number=4)
+    assert few.reasons == ("cohortFloor: asked fewer than 10, the offer allows only at least 10",)
+    assert [line.scope for line in rig.log.of_agreement(AGREEMENT)] == ["release", "release"]
+
+
+def test_a_counted_use_is_a_round_once(rig: Rig) -> None:
+    """A policy that allows two uses allows two rounds, a second attempt at one of them included, and no third."""
+    rig.conclude(rules("training-counted", uses=2), id="urn:uuid:counted")
+    facts = UseFacts(decisions=rig.log, duties=SqlDuties(rig.database))
+    gate = dataclasses.replace(rig.gate, use_facts=facts.read)
+    allowed = [
+        gate.check("urn:uuid:counted", PURPOSE, ALGORITHM, 10, job_id="urn:job", round_number=number).allowed
+        for number in (1, 2, 2, 3)
+    ]
+    assert allowed == [True, True, True, False]
