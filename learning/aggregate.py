@@ -165,10 +165,12 @@ def release_share(node: Node, key: str) -> Later | None:
         return None
     if part_of(node, job_id).state is not ParticipationState.ACTIVE:
         return None
-    place = _place(node, job_id, int(number), int(attempt))
-    if not _hand_over(node, place, row, _share(node, place, row, row.release_order)):
+    place, order = _place(node, job_id, int(number), int(attempt)), row.release_order
+    if any(name not in place.uploads for name in _set(order).contributors):
+        # The round went on without our answer being heard, and what we held of it is erased.
+        return None
+    if not _hand_over(node, place, row, _share(node, place, row, order)):
         return later(node, _AGAIN_SECONDS)
-    order = row.release_order
 
     def work(records: Records) -> None:
         current = records.lock(SeatRound, job_id, int(number), int(attempt))

@@ -15,7 +15,7 @@ from connector.storage.learning import SqlLearningStore
 from learning import aggregate, contribute, provide
 from learning.errors import ConflictError, LearningError, RefusedError, UnknownError
 from learning.jobs import Job, Member, Participation
-from learning.rounds import OPENING_KIND, SeatRound, SeatUpload, Step
+from learning.rounds import OPENING_KIND, SeatRound, SeatState, SeatUpload, Step
 from policies.canonical import sha256_hex
 from policies.signing import document_digest
 from tests.support.federation import COLLECTOR, Federation, open_federation, school
@@ -241,3 +241,19 @@ def test_the_collector_refuses_what_is_not_a_members(agreed: tuple[Federation, s
     members = federation.collector.node.store.run("test", lambda records: records.select(Member, job_id))
     assert len(members) == 3
     assert federation.collector.node.store.run("test", lambda records: records.select(Job)) != []
+
+
+def test_a_seat_owes_nothing_for_a_round_that_is_erased(agreed: tuple[Federation, str]) -> None:
+    """A release that is tried again after its round's boxes were erased ends quietly: the sum was made without it."""
+    federation, job_id = agreed
+    node = federation.members[school(1)].node
+
+    def erase(records: Any) -> None:
+        (row,) = records.select(SeatRound, job_id, 1)
+        order = {"uploads": [[school(1), "ab" * 32], [school(2), "ab" * 32]], "statements": [], "lost": []}
+        records.save(dataclasses.replace(row, state=SeatState.RELEASING, release_order=order))
+        for upload in records.select(SeatUpload, job_id):
+            records.delete(upload)
+
+    node.store.run("test", erase)
+    assert aggregate.release_share(node, f"{job_id}|1|1") is None
