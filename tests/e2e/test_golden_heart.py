@@ -23,13 +23,17 @@ pytestmark = pytest.mark.e2e
 
 SEEDS = range(42, 47)
 ROUNDS = 15
+# A provider's order of rows follows from its id, which holds its port. Over other orders a hospital's mean moves by up
+# to 0.0045 (measured over twelve): with fixed ports every run is the same one.
+BASE_PORT = 27240
 # FedAvg of the published table (its appendix, per-client results), mean over the five seeds.
 PUBLISHED = {"cleveland": 0.7308, "hungarian": 0.7191, "switzerland": 0.6500, "va": 0.6400}
 
 
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    with space(tmp_path_factory.mktemp("h"), data=shared_data("heart-disease"), refuse_share=0.0) as running:
+    data = shared_data("heart-disease")
+    with space(tmp_path_factory.mktemp("h"), data=data, refuse_share=0.0, base_port=BASE_PORT) as running:
         yield running
 
 

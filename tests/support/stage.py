@@ -133,9 +133,10 @@ def space(
     relayed: bool = False,
     confined: Confined = as_it_is,
     refuse_share: float = 0.1,
+    base_port: int | None = None,
 ) -> Iterator[Space]:
     """Make and start a data space below ``root``, conclude the contracts and let the learners answer; stop it all."""
-    stage = make_stage(root, data=data, count=count, seed=7, base_port=None, database_url=None, parameters={})
+    stage = make_stage(root, data=data, count=count, seed=7, base_port=base_port, database_url=None, parameters={})
     publish(stage)
     relays = {place.slug: _relay(place) for place in stage.places} if relayed else {}
     running = Running(broker=start_broker(stage.root / "broker", stage.broker_port))
