@@ -88,7 +88,7 @@ def test_a_worker_that_dies_in_the_middle_changes_nothing(
         federation.fate = lambda sender, receiver, call, time: (
             when if call == what and time == 1 and school(1) in (sender, receiver) else "deliver"
         )
-        job = federation.finish(federation.start(**SHORT | {"round_seconds": 120.0}))
+        job = federation.finish(federation.start(**SHORT | {"round_seconds": 120.0, "recruit_seconds": 120.0}))
         assert sum(member.crashes for member in federation.members.values()) >= 1
         assert (job.state, job.reason) == (JobState.COMPLETED, None)
         assert result(federation, job.job_id) == calm
