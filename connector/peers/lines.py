@@ -95,8 +95,9 @@ class Lines:
             _limit(connection, deadline)
             connection.request(method, target, body, headers)
             _limit(connection, deadline)
-            answer = connection.getresponse()
-            said = _read(connection, answer, deadline, max_bytes)
+            # Closed whatever happens: where the peer ends the connection itself, the answer holds the socket.
+            with connection.getresponse() as answer:
+                said = _read(connection, answer, deadline, max_bytes)
         except TimeoutError as error:
             raise LineTimeoutError from error
         except _CLOSED as error:
