@@ -49,13 +49,23 @@ def first_weights(seed: int) -> bytes:
 def secure_jobs(hospitals: Space) -> dict[int, tuple[str, bytes]]:
     """Return job id and final weights of the protocol under secure sums, by seed."""
     started = time.monotonic()
-    jobs = {seed: run(hospitals, seed, "star") for seed in SEEDS}
+    begun = {seed: begin(hospitals, seed, "star") for seed in SEEDS}
+    jobs = {seed: finish(hospitals, job_id) for seed, job_id in begun.items()}
     print(f"\n{len(jobs)} jobs of {ROUNDS} rounds in {time.monotonic() - started:.1f} s")
     return jobs
 
 
-def run(hospitals: Space, seed: int, mode: str) -> tuple[str, bytes]:
-    """Run the protocol once; return the job's id and its final weights. One seed also measures hospitals alone."""
+def finish(hospitals: Space, job_id: str) -> tuple[str, bytes]:
+    """Return the job's id and its final weights, once it is complete."""
+    hospitals.end(job_id)
+    return job_id, hospitals.model(job_id)
+
+
+def begin(hospitals: Space, seed: int, mode: str) -> str:
+    """Begin the protocol and return the job's id once it trains. One seed also measures hospitals alone.
+
+    A transfer is for the plan that its agreement named last: the next job may begin, the jobs then run side by side.
+    """
     weights = hospitals.ai.post_bytes("/management/weights", first_weights(seed))["sha256"]
     options = PlanOptions(
         seed=seed,
@@ -66,7 +76,9 @@ def run(hospitals: Space, seed: int, mode: str) -> tuple[str, bytes]:
     )
     payload = hospitals.plan(options)
     assert payload["rounds"] == ROUNDS
-    return hospitals.run(payload)
+    job_id = hospitals.begin(payload)
+    hospitals.when(job_id, lambda job: job["state"] != "RECRUITING")
+    return job_id
 
 
 def test_the_stack_meets_the_published_accuracies(hospitals: Space, secure_jobs: dict[int, tuple[str, bytes]]) -> None:
@@ -89,7 +101,7 @@ def accuracy(hospitals: Space, school: School, job_id: str) -> float:
 def test_secure_sums_change_no_bit_of_the_model(hospitals: Space, secure_jobs: dict[int, tuple[str, bytes]]) -> None:
     """The same plan summed by seats and in the clear ends in the same bytes, and in the same measured sums."""
     secure_job, secure = secure_jobs[SEEDS[0]]
-    clear_job, clear = run(hospitals, SEEDS[0], "clear")
+    clear_job, clear = finish(hospitals, begin(hospitals, SEEDS[0], "clear"))
     assert secure == clear
     assert secure != first_weights(SEEDS[0])
     metrics = [hospitals.ai.get(f"/management/jobs/{job}")["rounds"][-1]["metrics"] for job in (secure_job, clear_job)]

@@ -57,8 +57,9 @@ def test_a_withdrawn_learners_rows_are_not_read_again(schools: Space) -> None:
     assert before["rows"] - after["rows"] == answers_of(schools, school, leaver.subject) > 0
     header = {"authorization": said.desk._person(leaver)}
     answer = said.desk.client.request("GET", f"{said.desk.address}/consent/uses", audience=None, headers=header)
-    (use,) = answer.json()
-    assert (use["job_id"], use["first_round"], use["last_round"]) == (job_id, 1, AFTER)
+    # Other tests' jobs on this stage read this learner's rows, too.
+    (use,) = [use for use in answer.json() if use["job_id"] == job_id]
+    assert (use["first_round"], use["last_round"]) == (1, AFTER)
 
 
 def wait_for_step(schools: Space, school: School, job_id: str, number: int) -> None:
