@@ -72,7 +72,11 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
             return int(answer.status) == 200
-    except (urllib.error.URLError, OSError):
+    except urllib.error.HTTPError as refusal:
+        # A refusal is an answer that holds its socket until it is closed.
+        refusal.close()
+        return False
+    except OSError:
         return False
 
 
