@@ -237,6 +237,7 @@ class UnitOfWork(Protocol):
         at: datetime,
         answer_status: int | None,
         answer: str | None,
+        answer_code: str | None = None,
         due_at: datetime | None = None,
     ) -> bool:
         """Write the result of an attempt. Returns ``False`` when the lease was lost meanwhile (nothing written)."""

@@ -195,4 +195,5 @@ class OutboxRow:
     lease_until: datetime | None = None
     last_attempt_at: datetime | None = None
     last_status: int | None = None
+    last_code: str | None = None
     last_answer: str | None = None

@@ -171,6 +171,7 @@ def outbox_of(row: Any) -> OutboxRow:
         lease_until=maybe_time(row.lease_until),
         last_attempt_at=maybe_time(row.last_attempt_at),
         last_status=row.last_status,
+        last_code=row.last_code,
         last_answer=row.last_answer,
     )
 

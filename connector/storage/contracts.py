@@ -191,11 +191,19 @@ class SqlUnitOfWork:
         at: datetime,
         answer_status: int | None,
         answer: str | None,
+        answer_code: str | None = None,
         due_at: datetime | None = None,
     ) -> bool:
         """See the port."""
         return self._do.outbox.settle(
-            self._connection, row, status=status, at=at, answer_status=answer_status, answer=answer, due_at=due_at
+            self._connection,
+            row,
+            status=status,
+            at=at,
+            answer_status=answer_status,
+            answer_code=answer_code,
+            answer=answer,
+            due_at=due_at,
         )
 
     def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> OutboxRow | None:

@@ -27,7 +27,7 @@ _COLUMNS = (
     "lease",
     "lease_until",
 )
-_SETTLED = ("status", "due_at", "lease", "lease_until", "last_attempt_at", "last_status", "last_answer")
+_SETTLED = ("status", "due_at", "lease", "lease_until", "last_attempt_at", "last_status", "last_code", "last_answer")
 _earlier = outbox.alias("earlier")
 
 
@@ -118,6 +118,7 @@ class OutboxStatements:
         status: str,
         at: datetime,
         answer_status: int | None,
+        answer_code: str | None,
         answer: str | None,
         due_at: datetime | None,
     ) -> bool:
@@ -133,6 +134,7 @@ class OutboxStatements:
             lease_until=None,
             last_attempt_at=micros(at),
             last_status=answer_status,
+            last_code=answer_code,
             last_answer=answer,
         )
         return done.rowcount == 1

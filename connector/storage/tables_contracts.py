@@ -35,6 +35,7 @@ processes = Table(
     Index("ix_dsp_processes_newest", "kind", "created_at", "pid"),
     Index("ix_dsp_processes_state", "kind", "state", "created_at"),
     Index("ix_dsp_processes_dataset", "kind", "dataset_id", "created_at"),
+    Index("ix_dsp_processes_counterparty", "kind", "counterparty_id", "created_at"),
     Index("ix_dsp_processes_agreement", "agreement_id"),
     Index("ix_dsp_processes_due", "act_at", sqlite_where=_DUE, postgresql_where=_DUE),
 )
@@ -81,6 +82,7 @@ outbox = Table(
     Column("lease_until", BigInteger),
     Column("last_attempt_at", BigInteger),
     Column("last_status", Integer),
+    Column("last_code", _WORD),
     Column("last_answer", Text),
     Index("ix_dsp_outbox_due", "due_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
     Index("ix_dsp_outbox_queued", "pid", "id", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
@@ -101,6 +103,7 @@ agreements = Table(
     Column("concluded_at", BigInteger, nullable=False),
     Index("ix_dsp_agreements_newest", "concluded_at", "id"),
     Index("ix_dsp_agreements_dataset", "dataset_id", "concluded_at"),
+    Index("ix_dsp_agreements_counterparty", "counterparty_id", "concluded_at"),
 )
 
 policies = Table(
