@@ -1,16 +1,17 @@
 """`orchard consent`: verify a receipt offline, take an institution's list in, export for a data protection officer."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from connector.audit_export import AuditExporter
+    from policies.people import ImportResult
 
 app = typer.Typer(help="Consents: verify receipts, import, export.", no_args_is_help=True)
 
@@ -68,25 +69,49 @@ def bulk_import(
     folder: Folder,
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="JSON list, or a JSON object a line: rows as POST /consent/import takes."),
+        typer.Argument(
+            metavar="FILE",
+            help="CSV (subject, decision, and what is known of country, birth_year, attested_adult, guardian,"
+            " verification, evidence_ref), or JSON rows as POST /consent/import takes.",
+        ),
     ],
+    dataset: Annotated[str | None, typer.Option(help="For CSV: the published dataset's name.")] = None,
+    purpose: Annotated[
+        str | None, typer.Option(help="For CSV: which of the notice's purposes; the first without.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import an institution's consents; each row is judged by itself, and the same list again changes nothing."""
+    from connector.cli.consent_list import ConsentListError, is_table, json_rows, read_table, table_answers
+    from connector.datasets.folder import DatasetFolder
+    from connector.settings import Settings
     from policies.imports import import_rows
 
-    rows = _rows(file)
+    table = is_table(file)
+    if table and dataset is None:
+        raise ConsentListError(f"{file}: a table does not say what it is about; name it with --dataset")
+    if not table and (dataset or purpose):
+        raise ConsentListError(f"{file}: its rows name their notice and purpose; leave --dataset and --purpose out")
+    lines = read_table(file) if table else []
+    rows = [] if table else json_rows(file)
     with _desk(folder) as desk:
+        if table:
+            about = DatasetFolder(Settings.load(folder)).id_of(str(dataset))
+            rows = table_answers(lines, desk.consents.notices(), about, purpose, desk.now().isoformat())
         results = import_rows(desk.consents, rows)
+    _tell(results, first=2 if table else 1, as_json=as_json)
+
+
+def _tell(results: "Sequence[ImportResult]", *, first: int, as_json: bool) -> None:
     counts = {name: sum(item.outcome == name for item in results) for name in ("recorded", "unchanged", "refused")}
     refused = [item for item in results if item.outcome == "refused"]
     if as_json:
-        listed = [{"row": item.index + 1, "code": item.code, "detail": item.detail} for item in refused]
+        listed = [{"line": item.index + first, "code": item.code, "detail": item.detail} for item in refused]
         print(json.dumps({**counts, "problems": listed}, indent=2, ensure_ascii=False))
     else:
-        print(", ".join(f"{count} {name}" for name, count in counts.items()))
+        print(f"{counts['recorded']} answers recorded, {counts['unchanged']} known already, {len(refused)} refused.")
         for item in refused[:20]:
-            print(f"row {item.index + 1}: {item.detail}")
+            print(f"  line {item.index + first}: {item.detail}")
     if refused:
         raise typer.Exit(1)
 
@@ -141,25 +166,6 @@ def _desk(folder: Path) -> "Iterator[AuditExporter]":
         yield AuditExporter(consents=consents, decisions=log, duties=duties, now=foundation.now)
     finally:
         foundation.close()
-
-
-def _rows(file: Path) -> list[Any]:
-    from policies.errors import ConsentFormatError
-
-    try:
-        text = file.read_text(encoding="utf-8")
-        found = json.loads(text) if text.lstrip().startswith("[") else [json.loads(one) for one in _lines(text)]
-    except OSError as error:
-        raise ConsentFormatError(f"{file}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ConsentFormatError(f"{file}: is neither a JSON list nor a JSON object a line") from error
-    if not isinstance(found, list):
-        raise ConsentFormatError(f"{file}: holds no list")
-    return found
-
-
-def _lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from connector.cli import audit, consent, dataset, job, learners, plan, policy, source
+from connector.cli import audit, consent, dataset, job, plan, policy, source
 from connector.cli.demo import demo
 from connector.cli.exchange import add_exchange_commands
 from connector.cli.predict import add_predict_command
@@ -24,7 +24,6 @@ add_predict_command(app)
 add_exchange_commands(app)
 app.add_typer(source.app, name="source")
 app.add_typer(dataset.app, name="dataset")
-app.add_typer(learners.app, name="learners")
 app.add_typer(consent.app, name="consent")
 app.add_typer(policy.app, name="policy")
 app.add_typer(audit.app, name="audit")

@@ -117,7 +117,7 @@ def test_a_broker_that_is_down(tmp_path: Path) -> None:
         ),
         (["job", "start", "north", "plan.json"], "plan.json: cannot be read"),
         (["job", "list", "nobody"], "make a participant with: orchard init"),
-        (["learners", "import", "north", "list.csv", "--dataset", "answers"], "list.csv: cannot be read"),
+        (["consent", "import", "north", "list.csv", "--dataset", "answers"], "list.csv: cannot be read"),
     ],
 )
 def test_commands_that_cannot_go_on(tmp_path: Path, arguments: list[str], words: str) -> None:
