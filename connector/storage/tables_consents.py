@@ -1,6 +1,6 @@
 """Tables of notices, consents and uses. Times are fixed-width UTC text: they sort as they read on both databases."""
 
-from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
 
 from connector.storage.database import metadata
 
@@ -79,6 +79,10 @@ consent_uses = Table(
     Column("noise", String(200), nullable=False),
     # Who is in at the last round (connector.storage.consent_uses); unknown for jobs of an earlier version.
     Column("members", String(50), nullable=True),
+    # What the uses have cost so far: the agreement's metered time, and the dataset's privacy ledger.
+    Column("agreement_id", _ID, nullable=True, index=True),
+    Column("seconds", Float, nullable=False, server_default="0"),
+    Column("epsilon", Float, nullable=False, server_default="0"),
 )
 
 consent_use_spans = Table(

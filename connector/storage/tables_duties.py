@@ -1,6 +1,6 @@
 """Tables of duties and of how agreements stand. Times are fixed-width UTC text."""
 
-from sqlalchemy import JSON, Boolean, Column, String, Table
+from sqlalchemy import JSON, Boolean, Column, Float, String, Table
 
 from connector.storage.database import metadata
 
@@ -19,6 +19,11 @@ duties = Table(
     Column("due_at", _TIME, nullable=True, index=True),
     Column("fulfilled_at", _TIME, nullable=True),
     Column("evidence", JSON, nullable=True),
+    # What it counts from, how long after that it is due, and when that was; the job whose end it was.
+    Column("begins", String(16), nullable=False, server_default="agreement"),
+    Column("seconds", Float, nullable=True),
+    Column("began_at", _TIME, nullable=True),
+    Column("job_id", String(255), nullable=True),
 )
 
 # What has become of an agreement after it was concluded: the agreement itself is never changed.

@@ -14,6 +14,8 @@ webhooks = Table(
     Column("url", String(1000), nullable=False),
     Column("events", JSON, nullable=False),
     Column("created_at", _TIME, nullable=False),
+    # Nothing is sent while it is set; what happens meanwhile waits.
+    Column("paused_at", _TIME),
 )
 
 webhook_deliveries = Table(
@@ -40,7 +42,7 @@ external_consents = Table(
     Column("subject_ref", String(32), nullable=False),
     Column("dataset_id", _ID, nullable=False),
     Column("purpose", _ID, nullable=False),
-    Column("consent_id", _ID, nullable=False),
+    Column("consent_id", _ID, nullable=False, index=True),
     Column("user_id", _ID, nullable=False),
     Index("ix_external_consents_dataset_id_purpose", "dataset_id", "purpose"),
 )
