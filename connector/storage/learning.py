@@ -1,12 +1,13 @@
 """The learning room's store on SQLite and PostgreSQL: typed records, and the work that is due."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import pydantic
-from sqlalchemy import Table, case, delete, select, update
+from sqlalchemy import Delete, Select, Table, Update, bindparam, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -61,9 +62,8 @@ class SqlRecords:
     def add(self, value: object) -> bool:
         """Insert a record; return False and change nothing when its key exists."""
         table = _TABLES[type(value)]
-        statement = self._insert(table).values(_row(value)).on_conflict_do_nothing()
         # Drivers disagree about the row count of an insert that did nothing; a returned key is the same on both.
-        return self._connection.execute(statement.returning(*table.primary_key)).first() is not None
+        return self._connection.execute(_adding(table, self._connection.dialect.name), _row(value)).first() is not None
 
     def get(self, kind: type[T], *key: str | int) -> T | None:
         """Return the record with this key."""
@@ -76,54 +76,35 @@ class SqlRecords:
     def save(self, value: object) -> None:
         """Write a record that exists."""
         table = _TABLES[type(value)]
-        row = _row(value)
-        key = [column == row[column.name] for column in table.primary_key]
-        self._connection.execute(update(table).where(*key).values(state=row["state"], value=row["value"]))
+        self._connection.execute(_saving(table), {_PARAMETER + name: part for name, part in _row(value).items()})
 
     def delete(self, value: object) -> None:
         """Remove a record; a missing one is no error."""
         table = _TABLES[type(value)]
         row = _row(value)
-        self._connection.execute(delete(table).where(*(column == row[column.name] for column in table.primary_key)))
+        key = {_PARAMETER + column.name: row[column.name] for column in table.primary_key}
+        self._connection.execute(_deleting(table), key)
 
     def select(self, kind: type[T], *prefix: str | int) -> list[T]:
         """Return the records whose key begins with ``prefix``, in key order."""
         table = _TABLES[kind]
-        statement = select(table.c.value).where(*_where(table, prefix)).order_by(*table.primary_key)
-        return [cast("T", _adapter(kind).validate_python(value)) for (value,) in self._connection.execute(statement)]
+        found = self._connection.execute(_selecting(table, len(prefix), ordered=True), _key(table, prefix))
+        return [cast("T", _adapter(kind).validate_python(value)) for (value,) in found]
 
     def enqueue(self, task: str, key: str, due_at: datetime) -> None:
         """Make a piece of work due; the same task and key twice is one piece, at the earlier time."""
         # One statement: two transactions that name the same work at once must not both insert it.
-        work, given, soon = tables.work, due_at.timestamp(), self._now + _LOST_AFTER_SECONDS
-        earlier = case((work.c.due_at < given, work.c.due_at), else_=given)
+        given, soon = due_at.timestamp(), self._now + _LOST_AFTER_SECONDS
         # Work that is due now is rung for after the commit; the sweep only repeats a doorbell that got lost.
-        statement = (
-            self._insert(work)
-            .values(task=task, key=key, due_at=given, publish_at=given if given > self._now else soon)
-            .on_conflict_do_update(
-                index_elements=[work.c.task, work.c.key],
-                set_={
-                    "due_at": earlier,
-                    "publish_at": case((earlier > self._now, earlier), else_=soon),
-                    "published": 0,
-                    "version": work.c.version + 1,
-                },
-            )
-            .returning(work.c.due_at)
-        )
-        if self._connection.execute(statement).scalar_one() <= self._now:
+        values = {"task": task, "key": key, "due_at": given, "publish_at": given if given > self._now else soon}
+        times = {_PARAMETER + "given": given, _PARAMETER + "now": self._now, _PARAMETER + "soon": soon}
+        statement = _enqueuing(self._connection.dialect.name)
+        if self._connection.execute(statement, values | times).scalar_one() <= self._now:
             self._transaction.on_commit(lambda: self._ring(task, key))
-
-    def _insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        return postgresql.insert(table) if self._connection.dialect.name == "postgresql" else sqlite.insert(table)
 
     def _one(self, kind: type[T], key: tuple[str | int, ...], *, lock: bool) -> T | None:
         table = _TABLES[kind]
-        statement = select(table.c.value).where(*_where(table, key))
-        if lock:
-            statement = statement.with_for_update()
-        value = self._connection.execute(statement).scalar()
+        value = self._connection.execute(_selecting(table, len(key), lock=lock), _key(table, key)).scalar()
         return None if value is None else cast("T", _adapter(kind).validate_python(value))
 
 
@@ -272,5 +253,62 @@ def _row(value: object) -> dict[str, Any]:
     return row | {"state": encoded.get("state"), "value": encoded}
 
 
-def _where(table: Table, key: tuple[str | int, ...]) -> list[ColumnElement[bool]]:
-    return [column == part for column, part in zip(table.primary_key, key, strict=False)]
+# Statements are built once: building one costs as much as running it.
+_PARAMETER = "given_"
+
+
+def _key(table: Table, key: tuple[str | int, ...]) -> dict[str, str | int]:
+    return {_PARAMETER + column.name: part for column, part in zip(table.primary_key, key, strict=False)}
+
+
+def _where(table: Table, depth: int) -> list[ColumnElement[bool]]:
+    return [column == bindparam(_PARAMETER + column.name) for column in list(table.primary_key)[:depth]]
+
+
+def _insert(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+@functools.cache
+def _selecting(table: Table, depth: int, *, lock: bool = False, ordered: bool = False) -> Select[tuple[Any]]:
+    statement = select(table.c.value).where(*_where(table, depth))
+    if ordered:
+        statement = statement.order_by(*table.primary_key)
+    return statement.with_for_update() if lock else statement
+
+
+@functools.cache
+def _adding(table: Table, dialect: str) -> Any:
+    return _insert(table, dialect).on_conflict_do_nothing().returning(*table.primary_key)
+
+
+@functools.cache
+def _saving(table: Table) -> Update:
+    changed = {name: bindparam(_PARAMETER + name, type_=table.c[name].type) for name in ("state", "value")}
+    return update(table).where(*_where(table, len(table.primary_key))).values(changed)
+
+
+@functools.cache
+def _deleting(table: Table) -> Delete:
+    return delete(table).where(*_where(table, len(table.primary_key)))
+
+
+@functools.cache
+def _enqueuing(dialect: str) -> Any:
+    work = tables.work
+    given, now, soon = (bindparam(_PARAMETER + name, type_=work.c.due_at.type) for name in ("given", "now", "soon"))
+    earlier = case((work.c.due_at < given, work.c.due_at), else_=given)
+    return (
+        _insert(work, dialect)
+        .values({name: bindparam(name) for name in ("task", "key", "due_at", "publish_at")})
+        .on_conflict_do_update(
+            index_elements=[work.c.task, work.c.key],
+            set_={
+                "due_at": earlier,
+                "publish_at": case((earlier > now, earlier), else_=soon),
+                "published": 0,
+                "version": work.c.version + 1,
+            },
+        )
+        .returning(work.c.due_at)
+    )

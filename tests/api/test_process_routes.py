@@ -217,11 +217,11 @@ def test_a_body_over_the_limit_is_refused(north: Participant) -> None:
 
 
 def test_the_access_log_has_no_query(north: Participant) -> None:
-    """A request's line holds its path and status, and no query string."""
+    """A refused request's line holds its path and status, and no query string."""
     with structlog.testing.capture_logs() as lines:
-        north.client.get("/.well-known/did.json?learner=hunter2")
+        north.client.get("/nowhere?learner=hunter2")
     (line,) = [one for one in lines if one["event"] == "request"]
-    assert (line["path"], line["status"]) == ("/.well-known/did.json", 200)
+    assert (line["path"], line["status"], line["log_level"]) == ("/nowhere", 404, "info")
     assert "hunter2" not in str(line)
 
 
