@@ -81,6 +81,8 @@ def duty_row(duty: Duty, now: datetime) -> dict[str, Any]:
         "holder": duty.holder,
         "terms": duty.terms,
         "state": duty.state_at(now).value,
+        "begins": duty.begins.value,
+        "job_id": duty.job_id or None,
         "created_at": stamp(duty.created_at),
         "due_at": None if duty.due_at is None else stamp(duty.due_at),
         "fulfilled_at": None if duty.fulfilled_at is None else stamp(duty.fulfilled_at),

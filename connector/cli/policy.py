@@ -1,20 +1,30 @@
-"""`orchard policy`: ask a policy what it says before anybody is bound by it."""
+"""`orchard policy`: ask a policy what it says before anybody is bound by it, and follow the duties it brings."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Ask usage policies what they allow.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from connector.storage.duties import SqlDuties
+    from policies.duties import Duty
 
+app = typer.Typer(help="Ask usage policies what they allow; follow their duties.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The participant's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+_MOST = 100_000
 
 
 @app.callback()
 def policy() -> None:
-    """Ask usage policies what they allow."""
+    """Ask usage policies what they allow; follow their duties."""
 
 
 @app.command("explain")
@@ -63,6 +73,77 @@ def templates() -> None:
     from policies.templates import template_names
 
     print("\n".join(template_names()))
+
+
+class DutyCommandError(Exception):
+    """No duty, or no single one, is called this; whoever typed it can mend it."""
+
+    code = "duty-command"
+
+
+@app.command("duties")
+def duties(folder: Folder, as_json: AsJson = False) -> None:
+    """List the duties of this participant's agreements, overdue ones first; exit status 1 when one is overdue."""
+    from connector.audit_export import duty_row
+    from policies.duties import DutyState
+
+    now = datetime.now(UTC)
+    with _duties(folder) as desk:
+        found = desk.all(limit=_MOST)
+    if as_json:
+        print(json.dumps([duty_row(duty, now) for duty in found], indent=2, ensure_ascii=False))
+    else:
+        for duty in found:
+            state = duty.state_at(now).value
+            print(f"{duty.duty_id[:12]}\t{state}\t{duty}\t{duty.holder}\t{duty.agreement_id}")
+        if not found:
+            print("No agreement brings a duty.")
+    if any(duty.state_at(now) is DutyState.OVERDUE for duty in found):
+        raise typer.Exit(1)
+
+
+@app.command("fulfil")
+def fulfil(
+    folder: Folder,
+    duty: Annotated[str, typer.Argument(metavar="DUTY", help="The duty's id, or how it begins.")],
+    proof: Annotated[str, typer.Option(help="What shows it: a reference, a digest. No personal data.")],
+    amount: Annotated[float | None, typer.Option(help="What was paid, for a compensation.", min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write that a duty is fulfilled, with its proof; what it suspended goes on. Nothing is taken back."""
+    from connector.audit_export import duty_row
+
+    now = datetime.now(UTC)
+    with _duties(folder) as desk:
+        named = _named(desk.all(limit=_MOST), duty)
+        evidence: dict[str, Any] = {"proof": proof} | ({} if amount is None else {"amount": amount})
+        done = desk.fulfil(named.duty_id, evidence, now)
+    if as_json:
+        print(json.dumps(duty_row(done, now), indent=2, ensure_ascii=False))
+        return
+    print(f"{done.duty_id[:12]} is fulfilled since {done.fulfilled_at:%Y-%m-%d %H:%M} UTC: {done}")
+
+
+@contextmanager
+def _duties(folder: Path) -> "Iterator[SqlDuties]":
+    from connector.settings import Settings
+    from connector.storage.database import Database
+    from connector.storage.duties import SqlDuties
+    from connector.storage.migrate import require_current
+
+    database = Database(Settings.load(folder).storage.database_url, pool_size=1)
+    try:
+        require_current(database)
+        yield SqlDuties(database)
+    finally:
+        database.close()
+
+
+def _named(found: "list[Duty]", name: str) -> "Duty":
+    fitting = [duty for duty in found if duty.duty_id.startswith(name)]
+    if len(fitting) != 1:
+        raise DutyCommandError(f"{len(fitting)} duties are called '{name}'; orchard policy duties shows them")
+    return fitting[0]
 
 
 def _read(path: Path) -> Any:

@@ -1,6 +1,6 @@
 """The policy watch: what has ended since the last look ends here too.
 
-Every look notes expired consents, writes the duties of new agreements, and follows up: a transfer whose agreement was
+Every look notes expired consents, writes the duties of new agreements and of jobs that have ended, and follows up: a transfer whose agreement was
 ended, or whose policy does not hold any more, is terminated; one with an overdue duty is suspended and goes on when the
 duty is fulfilled. After a withdrawal the snapshots that held the person's rows are deleted, unless a step reads them
 right now: that step began before. The gate decides by itself each round; nothing here is needed for it to say no.
@@ -21,7 +21,7 @@ from contracts.ports import Query
 from contracts.processes import AgreementRecord, Kind, Transfer
 from contracts.states import Role
 from contracts.transfers import TransferState
-from learning.jobs import Participation, ParticipationState
+from learning.jobs import JOB_ENDS, Job, Member, Participation, ParticipationState
 from learning.ports import Records
 from learning.rounds import Step, StepState
 from policies.duties import Duty, duties_of
@@ -81,6 +81,7 @@ class PolicyWatch:
         self._guarded("expiry", _expire)
         self._guarded("withdrawals", self._forget)
         self._guarded("duties", lambda rooms: note_duties(rooms, rooms.duties, self._now()))
+        self._guarded("ended jobs", lambda rooms: begin_duties(rooms, rooms.duties))
         self._guarded("transfers", lambda rooms: self._transfers(rooms, rooms.duties))
 
     def _loop(self) -> None:
@@ -133,6 +134,31 @@ def note_duties(rooms: Rooms, duties: SqlDuties, now: datetime) -> int:
     if listed:
         duties.note(listed, now)
     return len(listed)
+
+
+def begin_duties(rooms: Rooms, duties: SqlDuties) -> int:
+    """Begin the duties that count from the end of a job which read rows; return how many are new."""
+    agreements = {duty.agreement_id for duty in duties.waiting_for_jobs()}
+    if not agreements:
+        return 0
+    ended = rooms.node.store.run("watch.ended", lambda records: _ended_jobs(records, agreements))
+    return duties.begin(ended)
+
+
+def _ended_jobs(records: Records, agreements: set[str]) -> list[tuple[str, str, datetime]]:
+    """Jobs under these agreements that trained and are over: as their providers know them, and as their owner does."""
+    over = (ParticipationState.ENDED, ParticipationState.STOPPED)
+    found = [
+        (part.agreement_id, part.job_id, part.updated_at)
+        for part in records.select(Participation)
+        if part.agreement_id in agreements and part.state in over and part.manifest is not None
+    ]
+    jobs = {job.job_id: job for job in records.select(Job) if job.state in JOB_ENDS and job.manifest is not None}
+    return found + [
+        (member.agreement_id, member.job_id, jobs[member.job_id].updated_at)
+        for member in records.select(Member)
+        if member.agreement_id in agreements and member.job_id in jobs
+    ]
 
 
 def _duties(rooms: Rooms, agreement_id: str, now: datetime) -> list[Duty]:

@@ -14,7 +14,7 @@ from connector.settings import BaseUrl
 from connector.storage.duties import SqlDuties, Standing
 from connector.storage.webhooks import SqlWebhooks, Webhook
 from policies.consent import ConsentState
-from policies.errors import ConsentFormatError, PolicyFormatError, UnknownRecordError
+from policies.errors import ConsentFormatError, ConsentStateError, PolicyFormatError, UnknownRecordError
 from policies.explain import explain, explanation_document, operand_rows, read_request
 from policies.templates import template_names
 
@@ -77,7 +77,9 @@ class DutyView(BaseModel):
     kind: str
     holder: str
     terms: str
-    state: Literal["open", "overdue", "fulfilled"]
+    state: Literal["waiting", "open", "overdue", "fulfilled"]
+    begins: Literal["agreement", "job-end", "agreement-end"]
+    job_id: str | None
     created_at: str
     due_at: str | None
     fulfilled_at: str | None
@@ -254,3 +256,5 @@ def _told(work: Callable[[], T]) -> T:
         raise ProblemError(422, error.code, "The request is not valid", str(error)) from error
     except UnknownRecordError as error:
         raise ProblemError(404, error.code, "Not found", str(error)) from error
+    except ConsentStateError as error:
+        raise ProblemError(409, error.code, "It is in another state", str(error)) from error

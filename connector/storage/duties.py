@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from connector.storage.database import Database, Transaction
 from connector.storage.tables_contracts import agreements
 from connector.storage.tables_duties import agreement_standings, duties
-from policies.duties import Duty, fulfil
+from policies.duties import Begins, Duty, begun, fulfil
 from policies.errors import UnknownRecordError
 from policies.expressions import stamp
 
@@ -71,8 +71,32 @@ class SqlDuties:
 
         self._database.run("duties.note", work)
 
+    def waiting_for_jobs(self) -> list[Duty]:
+        """Return the duties that each job brings when it ends."""
+        c = duties.c
+        statement = select(duties).where(c.begins == Begins.JOB_END.value, c.began_at.is_(None))
+        with self._database.reading() as connection:
+            return [_value(row) for row in connection.execute(statement).mappings()]
+
+    def begin(self, ended: Sequence[tuple[str, str, datetime]]) -> int:
+        """Note the duties that ended jobs (agreement id, job id, when) bring, each once; return how many are new."""
+        by_agreement: dict[str, list[Duty]] = {}
+        for duty in self.waiting_for_jobs():
+            by_agreement.setdefault(duty.agreement_id, []).append(duty)
+        rows = [
+            _row(begun(duty, at, job_id))
+            for agreement_id, job_id, at in ended
+            for duty in by_agreement.get(agreement_id, [])
+        ]
+        statement = self._insert(duties).on_conflict_do_nothing().returning(duties.c.duty_id)
+
+        def work(transaction: Transaction) -> int:
+            return sum(transaction.connection.execute(statement.values(row)).first() is not None for row in rows)
+
+        return self._database.run("duties.begin", work) if rows else 0
+
     def cancel(self, agreement_id: str, reason: str, now: datetime) -> Standing:
-        """End an agreement for good; the first reason stays."""
+        """End an agreement for good; the first reason stays, and what is owed after its end begins."""
 
         def work(transaction: Transaction) -> None:
             known = transaction.connection.execute(
@@ -81,6 +105,7 @@ class SqlDuties:
             if known != CANCELLED:
                 values = {"standing": CANCELLED, "reason": reason[:500], "at": stamp(now)}
                 self._stand(transaction.connection, agreement_id, now, values)
+                _begin_after_end(transaction.connection, agreement_id, now)
 
         self._database.run("agreement.cancel", work)
         return self.standing(agreement_id, now)
@@ -94,8 +119,10 @@ class SqlDuties:
             return _standing(connection, agreement_id, now)
 
     def all(self, agreement_id: str | None = None, limit: int = 500) -> list[Duty]:
-        """Return duties, those that are due first at the top; open ones without a moment last."""
-        statement = select(duties).order_by(duties.c.due_at.is_(None), duties.c.due_at, duties.c.duty_id).limit(limit)
+        """Return duties: the overdue ones first, then by when they are due, those without a moment, the fulfilled."""
+        c = duties.c
+        order = (c.fulfilled_at.is_not(None), c.due_at.is_(None), c.due_at, c.duty_id)
+        statement = select(duties).order_by(*order).limit(limit)
         if agreement_id is not None:
             statement = statement.where(duties.c.agreement_id == agreement_id)
         with self._database.reading() as connection:
@@ -121,6 +148,7 @@ class SqlDuties:
         Raises:
             UnknownRecordError: there is no such duty.
             ConsentFormatError: the evidence is empty or too long.
+            ConsentStateError: nothing is owed yet.
         """
 
         def work(transaction: Transaction) -> Duty:
@@ -152,6 +180,15 @@ def _standing(connection: Connection, agreement_id: str, now: datetime) -> Stand
     return Standing(overdue=tuple(str(_value(item)) for item in found))
 
 
+def _begin_after_end(connection: Connection, agreement_id: str, now: datetime) -> None:
+    d = duties.c
+    wanted = (d.agreement_id == agreement_id, d.begins == Begins.AGREEMENT_END.value, d.fulfilled_at.is_(None))
+    for row in connection.execute(select(duties).where(*wanted)).mappings().all():
+        duty = begun(_value(row), now)
+        values = {name: _row(duty)[name] for name in ("began_at", "due_at")}
+        connection.execute(update(duties).where(d.duty_id == duty.duty_id).values(**values))
+
+
 def _row(duty: Duty) -> dict[str, Any]:
     return {
         "duty_id": duty.duty_id,
@@ -163,13 +200,23 @@ def _row(duty: Duty) -> dict[str, Any]:
         "due_at": None if duty.due_at is None else stamp(duty.due_at),
         "fulfilled_at": None if duty.fulfilled_at is None else stamp(duty.fulfilled_at),
         "evidence": None if duty.evidence is None else dict(duty.evidence),
+        "begins": duty.begins.value,
+        "seconds": None if duty.length is None else duty.length.total_seconds(),
+        "began_at": None if duty.began_at is None else stamp(duty.began_at),
+        "job_id": duty.job_id or None,
     }
 
 
 def _value(row: Mapping[Any, Any]) -> Duty:
     times = {
         name: None if row[name] is None else datetime.fromisoformat(row[name])
-        for name in ("created_at", "due_at", "fulfilled_at")
+        for name in ("created_at", "due_at", "fulfilled_at", "began_at")
     }
     plain = {name: row[name] for name in ("duty_id", "agreement_id", "kind", "holder", "terms", "evidence")}
-    return Duty(**plain, **times)  # type: ignore[arg-type] # created_at is never NULL
+    return Duty(
+        begins=Begins(row["begins"]),
+        length=None if row["seconds"] is None else timedelta(seconds=row["seconds"]),
+        job_id=row["job_id"] or "",
+        **plain,
+        **times,  # type: ignore[arg-type] # created_at is never NULL
+    )

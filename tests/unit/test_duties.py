@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from policies.duties import DutyState, duties_of, fulfil
-from policies.errors import ConsentFormatError, PolicyFormatError
+from policies.duties import Begins, DutyState, agreement_end, begun, duties_of, fulfil
+from policies.errors import ConsentFormatError, ConsentStateError, PolicyFormatError
 from policies.parse import parse_policy
 
 AGREED = datetime(2026, 11, 21, tzinfo=UTC)
@@ -43,6 +43,59 @@ def test_a_duty_is_due_when_its_terms_say(constraint: dict[str, Any], due: datet
     if due is not None:
         assert duty.state_at(due) is DutyState.OVERDUE
         assert duty.state_at(due - timedelta(seconds=1)) is DutyState.OPEN
+
+
+JOB_END, AGREEMENT_END = "https://w3id.org/orchard/jobEnd", "https://w3id.org/orchard/agreementEnd"
+
+
+@pytest.mark.parametrize("event", [JOB_END, "odrl:policyUsage", {"@id": "http://www.w3.org/ns/odrl/2/policyUsage"}])
+def test_a_duty_after_a_job_waits_for_its_end_and_each_job_brings_its_own(event: object) -> None:
+    """Nothing is owed before a job has ended; then the length counts from that end, once for each job."""
+    terms = [atom("event", "gt", event), atom("elapsedTime", "lteq", "P30D")]
+    (duty,) = noted(policy({"action": "delete", "constraint": terms}))
+    assert (duty.begins, duty.due_at) == (Begins.JOB_END, None)
+    assert duty.state_at(AGREED + timedelta(days=900)) is DutyState.WAITING
+    with pytest.raises(ConsentStateError, match="end of a job"):
+        fulfil(duty, {"log": 1}, AGREED)
+    end = AGREED + timedelta(days=100)
+    first, again, other = begun(duty, end, "job-1"), begun(duty, end, "job-1"), begun(duty, end, "job-2")
+    assert first.duty_id == again.duty_id != other.duty_id
+    assert first.due_at == end + timedelta(days=30)
+    assert first.state_at(end) is DutyState.OPEN
+    assert first.state_at(end + timedelta(days=30)) is DutyState.OVERDUE
+    assert "after job job-1" in str(first)
+
+
+def test_a_duty_after_the_agreement_counts_from_its_end_whichever_comes_first() -> None:
+    """The policy's own end is known from the start; an agreement that is ended before brings the moment forward."""
+    until = AGREED + timedelta(days=365)
+    terms = [atom("event", "gt", AGREEMENT_END), atom("elapsedTime", "lteq", "P10D")]
+    document = policy({"action": "delete", "constraint": terms})
+    document["permission"][0]["constraint"] = [atom("dateTime", "lteq", until.isoformat())]
+    assert agreement_end(parse_policy(document)) == until
+    (duty,) = noted(document)
+    assert duty.due_at == until + timedelta(days=10)
+    assert duty.state_at(until - timedelta(days=1)) is DutyState.WAITING
+    assert duty.state_at(until) is DutyState.OPEN
+    early = begun(duty, AGREED + timedelta(days=5))
+    assert (early.duty_id, early.due_at) == (duty.duty_id, AGREED + timedelta(days=15))
+    assert begun(early, until) == early
+    (endless,) = noted(policy({"action": "delete", "constraint": terms}))
+    assert (endless.due_at, endless.state_at(until)) == (None, DutyState.WAITING)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        [atom("event", "lt", "odrl:policyUsage")],
+        [atom("event", "gt", "https://example.org/festival"), atom("elapsedTime", "lteq", "P30D")],
+        [atom("event", "gt", [JOB_END, AGREEMENT_END])],
+    ],
+)
+def test_a_duty_before_the_use_or_after_an_unknown_event_is_due_at_once(terms: list[dict[str, Any]]) -> None:
+    """Nobody can say that there is still time, so nothing may be done before it is fulfilled."""
+    (duty,) = noted(policy({"action": "inform", "constraint": terms}))
+    assert duty.due_at == AGREED
 
 
 def test_obligations_are_duties_too_and_each_is_noted_once() -> None:

@@ -258,6 +258,7 @@ def test_templates_fill_and_decide() -> None:
     extra = {
         "training-secure": {"algorithm_classes": ["urn:logistic"]},
         "training-with-deletion": {"delete_after": "P90D"},
+        "training-deletion-after-job": {"delete_after": "P90D"},
         "training-with-privacy-budget": {"epsilon": 8},
         "training-for-named-recipients": {"recipients": ["did:web:ai"]},
         "training-counted": {"uses": 3},
