@@ -97,6 +97,67 @@ def local_metrics(scores: NDArray[Any], labels: NDArray[Any], *, small: bool = F
     return {name: np.atleast_1d(np.asarray(value, dtype=np.float64)) for name, value in values.items()}
 
 
+def learner_metrics(
+    scores: NDArray[Any], labels: NDArray[Any], learners: NDArray[np.int64], count: int, *, small: bool = False
+) -> Sums:
+    """Return what `local_metrics` gives for each learner alone: name -> float64 [count, length].
+
+    Args:
+        scores: predicted probabilities in [0, 1], shape [n].
+        labels: 0 or 1, shape [n].
+        learners: whose prediction each is, 0..count - 1, shape [n].
+        count: number of learners; one without predictions has zeros.
+        small: the plan counts these contributors among the small ones.
+
+    Raises:
+        MetricsError: as `local_metrics`.
+    """
+    score, truth = _checked(scores, labels)
+    bins = np.minimum((score * BINS).astype(np.int64), BINS - 1)
+    clipped = np.clip(score, _FLOOR, 1 - _FLOOR)
+
+    def add(values: NDArray[Any]) -> NDArray[np.float64]:
+        sums = np.bincount(learners, weights=values.astype(np.float64), minlength=count)
+        return sums.astype(np.float64).reshape(count, 1)
+
+    def histogram(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        places = learners[chosen] * BINS + bins[chosen]
+        return np.bincount(places, minlength=count * BINS).reshape(count, BINS).astype(np.float64)
+
+    areas, counted = _learner_areas(score, truth, learners, count)
+    none = np.zeros((count, 1))
+    return {
+        "count": add(np.ones(score.size)),
+        "positives": add(truth),
+        "correct": add((score > _CUT) == truth),
+        "loss_sum": add(-np.log(np.where(truth, clipped, 1 - clipped))),
+        "brier_sum": add(np.square(score - truth)),
+        "hist_pos": histogram(truth),
+        "hist_neg": histogram(~truth),
+        "auc_sum": areas,
+        "auc_count": counted,
+        "small_auc_sum": areas if small else none,
+        "small_auc_count": counted if small else none,
+    }
+
+
+def _learner_areas(
+    score: NDArray[np.float64], truth: NDArray[np.bool_], learners: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each learner's exact AUC (0 where there is none) and 1 where there is one, [count, 1]."""
+    areas, counted = np.zeros((count, 1)), np.zeros((count, 1))
+    positives = np.bincount(learners, weights=truth, minlength=count)
+    sizes = np.bincount(learners, minlength=count)
+    order = np.argsort(learners, kind="stable")
+    ends = np.cumsum(sizes)
+    for learner in np.flatnonzero((positives > 0) & (positives < sizes)):
+        own = order[ends[learner] - sizes[learner] : ends[learner]]
+        area = exact_auc(score[own], truth[own])
+        if area is not None:
+            areas[learner], counted[learner] = area, 1.0
+    return areas, counted
+
+
 def pack_metrics(metrics: Mapping[str, Mapping[str, NDArray[Any]]], splits: Sequence[str]) -> NDArray[np.float64]:
     """Lay ``{split: sums}`` out as one vector in the order of `metric_sections`; a split left out is all zero.
 

@@ -173,12 +173,16 @@ class Gate(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The rows of the consenting subjects, as arrays in one file that only this participant can read."""
+    """The rows of the consenting subjects, as arrays in one file that only this participant can read.
+
+    ``learners`` are their pseudonyms, in the order that the arrays number them. They never leave this participant.
+    """
 
     path: Path
     rows: int
     subjects: int
     train_rows: int
+    learners: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
 
 class Snapshots(Protocol):

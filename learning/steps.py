@@ -4,7 +4,8 @@ A step directory holds three files: ``step.json`` (`step_document`), ``weights.s
 ``data.safetensors`` (the snapshot, arrays below). The step writes one file, ``out.safetensors``; what a sandbox wrote is
 a stranger's bytes, so `parse_result` checks every name, shape, type and value before anything else reads them.
 
-Snapshot of *outcomes*: ``X`` float32 [n, d], ``y`` uint8 [n] (0 or 1; may be left out to predict), ``split`` uint8 [n].
+Snapshot of *outcomes*: ``X`` float32 [n, d], ``y`` uint8 [n] (0 or 1; may be left out to predict), ``split`` uint8 [n],
+``learner`` int32 [n] (whose row it is, numbered from 0; needed where each learner is a contributor).
 Snapshot of *responses*: ``offsets`` int64 [learners + 1] into events in time order, ``skill_offsets`` int64 [events + 1]
 into ``skills`` int32 (at least one a event), ``correct`` uint8 [events], ``split`` uint8 [learners].
 """
@@ -21,7 +22,7 @@ from safetensors.numpy import load
 from learning.metrics import MetricsError, Sums, metric_sections
 from learning.models import ModelSpec, model_document, parameter_count, parse_model
 from learning.splits import SPLIT_NAMES
-from policies.canonical import Json
+from policies.canonical import Json, digest
 
 STEP_FILE: Final = "step.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
@@ -34,6 +35,7 @@ _MAX_SEED: Final = 2**53 - 1
 _MAX_EPOCHS: Final = 1_000
 _MAX_STEPS: Final = 1_000_000
 _MAX_BATCH: Final = 65_536
+_MAX_LEARNERS: Final = 1_000_000
 
 
 class StepDocumentError(ValueError):
@@ -84,6 +86,8 @@ class Step:
         seed: from plan seed, round and contributor; the same step gives the same bytes.
         small: the contributor counts as small in the metrics.
         splits: what is evaluated, of ``train``, ``valid``, ``test``.
+        learners: 0: the provider is one contributor. Else each of so many learners of the snapshot is one, in ``train``
+            and ``evaluate`` alone: it trains its own copy of the weights on its own rows.
         max_epochs: most epochs of the modes that stop early.
         patience: epochs without a better validation AUC before they stop.
     """
@@ -94,6 +98,7 @@ class Step:
     seed: int
     small: bool = False
     splits: tuple[str, ...] = ("valid", "test")
+    learners: int = 0
     max_epochs: int = 30
     patience: int = 5
 
@@ -119,6 +124,27 @@ class StepResult:
     epochs: int
     scores: NDArray[np.float32] | None = None
     rows: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnersResult:
+    """What a step with ``learners`` gives back, checked; row i is learner i of the snapshot.
+
+    Attributes:
+        deltas: local minus given weights, float32 [learners, parameters]; zero where a learner has nothing to train on
+            (None in ``evaluate``).
+        metrics: split -> name -> float64 [learners, length], each row as `learning.metrics.local_metrics`.
+        train_rows: rows or predicted answers that each learner trains on in one epoch, int64 [learners].
+    """
+
+    deltas: NDArray[np.float32] | None
+    metrics: Mapping[str, Sums]
+    train_rows: NDArray[np.int64]
+
+
+def learner_seed(seed: int, learner: int) -> int:
+    """Return the seed of one learner's own training within a step."""
+    return int(digest([seed, learner]), 16) % (_MAX_SEED + 1)
 
 
 def parse_local(document: Mapping[str, Any]) -> LocalTraining:
@@ -184,11 +210,14 @@ def parse_step(document: Mapping[str, Any]) -> Step:
         seed=_integer(members, "seed", 0, _MAX_SEED),
         small=small,
         splits=tuple(splits),
+        learners=_integer(members, "learners", 0, _MAX_LEARNERS) if "learners" in members else 0,
         max_epochs=_integer(members, "max_epochs", 1, _MAX_EPOCHS) if "max_epochs" in members else 30,
         patience=_integer(members, "patience", 1, _MAX_EPOCHS) if "patience" in members else 5,
     )
     if members:
         raise StepDocumentError(f"a step has no member {min(members)!r}")
+    if step.learners and step.mode not in ("train", "evaluate"):
+        raise StepDocumentError("each learner is a contributor in 'train' and 'evaluate' only")
     return step
 
 
@@ -201,6 +230,7 @@ def step_document(step: Step) -> dict[str, Json]:
         "seed": step.seed,
         "small": step.small,
         "splits": list(step.splits),
+        **({"learners": step.learners} if step.learners else {}),
         "max_epochs": step.max_epochs,
         "patience": step.patience,
     }
@@ -212,10 +242,7 @@ def parse_result(step: Step, data: bytes) -> StepResult:
     Raises:
         StepResultError: a tensor is missing, extra, of another shape or type, not finite or out of range.
     """
-    try:
-        tensors = load(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise StepResultError("the step's output is not a safetensors file") from error
+    tensors = _load(data)
     flat = (parameter_count(step.model),)
     delta = _take(tensors, "delta", np.float32, flat) if step.mode == "train" else None
     owned = step.mode in ("baseline", "central", "finetune")
@@ -243,6 +270,39 @@ def parse_result(step: Step, data: bytes) -> StepResult:
     )
 
 
+def parse_learners_result(step: Step, data: bytes) -> LearnersResult:
+    """Read ``out.safetensors`` as what a step with ``learners`` owes, trusting nothing in it.
+
+    Raises:
+        StepResultError: as `parse_result`.
+    """
+    tensors, count = _load(data), step.learners
+    flat = (count, parameter_count(step.model))
+    deltas = _take(tensors, "deltas", np.float32, flat) if step.mode == "train" else None
+    train_rows = _take(tensors, "train_rows", np.int64, (count,))
+    metrics: dict[str, Sums] = {split: {} for split in step.splits}
+    for section in metric_sections(step.splits):
+        array = _take(tensors, f"metrics.{section.name}", np.float64, (count, section.length))
+        if array.size and array.min() < 0:
+            raise StepResultError(f"metric {section.name} is negative")
+        split, name = section.name.rsplit(".", 1)
+        metrics[split][name] = array
+    for split, sums in metrics.items():
+        _contradict(split, sums)
+    if train_rows.size and train_rows.min() < 0:
+        raise StepResultError("the step's output holds a negative count")
+    if tensors:
+        raise StepResultError(f"the step's output holds an unexpected tensor {min(tensors)[:40]!r}")
+    return LearnersResult(deltas=deltas, metrics=metrics, train_rows=train_rows)
+
+
+def _load(data: bytes) -> dict[str, NDArray[Any]]:
+    try:
+        return dict(load(data))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise StepResultError("the step's output is not a safetensors file") from error
+
+
 def _take_metrics(tensors: dict[str, NDArray[Any]], splits: tuple[str, ...]) -> dict[str, Sums]:
     metrics: dict[str, Sums] = {split: {} for split in splits}
     for section in metric_sections(splits):
@@ -252,17 +312,23 @@ def _take_metrics(tensors: dict[str, NDArray[Any]], splits: tuple[str, ...]) -> 
         split, name = section.name.rsplit(".", 1)
         metrics[split][name] = array
     for split, sums in metrics.items():
-        try:
-            _check_counts(sums)
-        except MetricsError as error:
-            raise StepResultError(f"the counts of {split} contradict each other") from error
+        _contradict(split, sums)
     return metrics
 
 
+def _contradict(split: str, sums: Sums) -> None:
+    try:
+        _check_counts(sums)
+    except MetricsError as error:
+        raise StepResultError(f"the counts of {split} contradict each other") from error
+
+
 def _check_counts(sums: Sums) -> None:
-    count, positives = sums["count"][0], sums["positives"][0]
-    histograms = (sums["hist_pos"].sum(), sums["hist_neg"].sum())
-    if histograms != (positives, count - positives) or sums["correct"][0] > count or sums["brier_sum"][0] > count:
+    """Check sums of one contributor [length], or of many [contributors, length]."""
+    count, positives = sums["count"][..., 0], sums["positives"][..., 0]
+    right, wrong = sums["hist_pos"].sum(-1), sums["hist_neg"].sum(-1)
+    most = np.maximum(sums["correct"], sums["brier_sum"])[..., 0]
+    if (right != positives).any() or (wrong != count - positives).any() or (most > count).any():
         raise MetricsError("counts")
 
 

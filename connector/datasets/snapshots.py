@@ -146,7 +146,12 @@ class ParticipantSnapshots:
         building = Path(tempfile.mkdtemp(prefix=f"{_BUILDING}{key}-", dir=job))
         try:
             made = build_snapshot(source, subjects, self._subject_ref, building / DATA_FILE)
-            facts = {"rows": made.rows, "subjects": made.subjects, "train_rows": made.train_rows}
+            facts = {
+                "rows": made.rows,
+                "subjects": made.subjects,
+                "train_rows": made.train_rows,
+                "learners": made.learners,
+            }
             (building / _FACTS_FILE).write_text(json.dumps(facts), encoding="utf-8")
             return _settle(building, job / key)
         finally:
@@ -179,8 +184,9 @@ def _found(folder: Path) -> Snapshot | None:
     try:
         facts = json.loads((folder / _FACTS_FILE).read_text(encoding="utf-8"))
         path = folder / DATA_FILE
-        return Snapshot(path=path, **facts) if path.is_file() else None
-    except (OSError, ValueError, TypeError):
+        learners = tuple(facts.pop("learners"))
+        return Snapshot(path=path, learners=learners, **facts) if path.is_file() else None
+    except (OSError, ValueError, TypeError, LookupError):
         return None
 
 

@@ -27,6 +27,14 @@ def encode(view: FeatureView, table: Table, parameters: dict[str, str]) -> Array
     return _outcomes(view, table, parameters)
 
 
+def numbered_learners(view: FeatureView, table: Table) -> list[str]:
+    """Return the subjects of a view's rows in the order that :func:`encode` numbers them."""
+    found = table.data.column(view.subject).combine_chunks().dictionary_encode().dictionary
+    if view.responses is not None:
+        found = found.take(pc.sort_indices(found))
+    return [str(subject) for subject in found.to_pylist()]
+
+
 def _outcomes(view: FeatureView, table: Table, parameters: dict[str, str]) -> Arrays:
     data = table.data
     if view.label is None:
@@ -39,7 +47,8 @@ def _outcomes(view: FeatureView, table: Table, parameters: dict[str, str]) -> Ar
         split = _split(view, table, data, subjects, parameters)
     blocks = [_feature(feature, data.column(feature.column), split == TRAIN) for feature in view.features]
     features = np.concatenate(blocks, axis=1).astype(np.float32)
-    return {"X": np.ascontiguousarray(features), "y": labels, "split": split}
+    numbers = data.column(view.subject).combine_chunks().dictionary_encode().indices.to_numpy()
+    return {"X": np.ascontiguousarray(features), "y": labels, "split": split, "learner": numbers.astype(np.int32)}
 
 
 def _labels(spec: LabelSpec, column: Any) -> NDArray[np.uint8]:

@@ -78,7 +78,10 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SnapshotFacts:
-    """What a snapshot holds, for the record; no row and no subject id."""
+    """What a snapshot holds, for the record; no row and no subject id.
+
+    ``learners`` are the learners' pseudonyms in the order that the snapshot numbers them; they stay with the provider.
+    """
 
     rows: int
     """Rows of outcomes, or answers of responses."""
@@ -86,4 +89,5 @@ class SnapshotFacts:
     train_rows: int
     digest: str
     """SHA-256 (hex) of the snapshot file."""
+    learners: tuple[str, ...]
     rows_read: int

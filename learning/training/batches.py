@@ -6,7 +6,7 @@ ranges and offsets are checked once on reading.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -83,7 +83,12 @@ Batch: TypeAlias = RowBatch | AnswerBatch
 
 
 class Examples(Protocol):
-    """A snapshot that can be walked in minibatches."""
+    """A snapshot that can be walked in minibatches. ``learners`` numbers whose prediction each row or event is [n]."""
+
+    @property
+    def learners(self) -> Ints:
+        """Return whose row or event each is, numbered from 0."""
+        ...
 
     def size(self, split: int) -> int:
         """Return how many predictions one pass over the split makes."""
@@ -121,6 +126,27 @@ class Outcomes:
             raise SnapshotError("y holds 0 and 1, split 0, 1 and 2")
         self._features = torch.from_numpy(features)
         self._labels = torch.from_numpy(labels.astype(np.float32))
+        self._learners = arrays.get("learner")
+
+    @property
+    def learners(self) -> Ints:
+        """Return whose row each is.
+
+        Raises:
+            SnapshotError: the snapshot does not say.
+        """
+        if self._learners is None or self._learners.dtype != np.int32 or self._learners.shape != self._split.shape:
+            raise SnapshotError("the snapshot does not say whose each row is")
+        return np.asarray(self._learners, dtype=np.int64)
+
+    def of(self, rows: Ints, split: int) -> Ints:
+        """Return which of some rows belong to a split."""
+        return np.asarray(rows[self._split[rows] == split])
+
+    def take(self, rows: Ints) -> tuple[Tensor, Tensor]:
+        """Return features [..., d] and labels [...] of rows [...]."""
+        indexes = torch.from_numpy(rows)
+        return self._features[indexes], self._labels[indexes]
 
     def size(self, split: int) -> int:
         """Return the rows of a split."""
@@ -129,7 +155,7 @@ class Outcomes:
     def shuffled(self, split: int, batch_size: int, seed: int, epoch: int) -> Iterator[RowBatch]:
         """Walk the split once in the order that (seed, epoch) fixes."""
         rows = np.flatnonzero(self._split == split)
-        yield from self._walk(rows[_order(len(rows), seed, epoch)], batch_size)
+        yield from self._walk(rows[order(len(rows), seed, epoch)], batch_size)
 
     def in_order(self, split: int | None) -> Iterator[RowBatch]:
         """Walk the split (or all rows) in the snapshot's order."""
@@ -167,6 +193,33 @@ class Responses:
         self._count = skills
         self._lengths = np.diff(self._offsets)
 
+    @property
+    def learners(self) -> Ints:
+        """Return whose each event is."""
+        return np.repeat(np.arange(len(self._lengths)), self._lengths)
+
+    def trainable(self) -> tuple[Ints, Ints]:
+        """Return the learners who train, longest first, and the length of their sequences."""
+        learners = self._predictable(TRAIN)
+        learners = learners[np.argsort(-self._lengths[learners], kind="stable")]
+        return learners, self._lengths[learners]
+
+    def side_by_side(self, learners: Ints) -> AnswerBatch:
+        """Return the answers of learners, longest first, each learner's skills shifted to tables of its own.
+
+        Learner i of the batch looks up row ``i * 2 * skills + pair`` of the stacked embeddings, and row
+        ``i * skills + skill`` of the stacked outputs.
+        """
+        batch = self._lay_out(learners, width=len(learners))
+        owners = np.repeat(np.arange(len(learners)), self._lengths[learners])
+        first = np.cumsum(self._lengths[learners]) - self._lengths[learners]
+        predicted = np.delete(owners, first)
+        return replace(
+            batch,
+            pairs=batch.pairs + _shift(owners, batch.pair_offsets, 2 * self._count),
+            targets=batch.targets + _shift(predicted, batch.target_offsets, self._count),
+        )
+
     def size(self, split: int) -> int:
         """Return the predicted answers of a split: all but each learner's first."""
         return int(np.maximum(self._lengths[self._split == split] - 1, 0).sum())
@@ -174,7 +227,7 @@ class Responses:
     def shuffled(self, split: int, batch_size: int, seed: int, epoch: int) -> Iterator[AnswerBatch]:
         """Walk the split's learners once in the order that (seed, epoch) fixes."""
         learners = self._predictable(split)
-        yield from self._walk(learners[_order(len(learners), seed, epoch)], batch_size)
+        yield from self._walk(learners[order(len(learners), seed, epoch)], batch_size)
 
     def in_order(self, split: int | None) -> Iterator[AnswerBatch]:
         """Walk the split's (or all) learners by length, which pads least; ``rows`` says where answers belong."""
@@ -190,7 +243,7 @@ class Responses:
         for start in range(0, len(learners), batch_size):
             yield self._lay_out(learners[start : start + batch_size])
 
-    def _lay_out(self, learners: Ints) -> AnswerBatch:
+    def _lay_out(self, learners: Ints, width: int = _GRID_WIDTH) -> AnswerBatch:
         learners = learners[np.argsort(-self._lengths[learners], kind="stable")]
         lengths = self._lengths[learners]
         times = _ranges(lengths)
@@ -200,7 +253,7 @@ class Responses:
         pairs = pairs + self._count * np.repeat(self._correct[events].astype(np.int64), np.diff(pair_offsets))
         targets, target_offsets = self._skills_of(predicted)
         return AnswerBatch(
-            grids=tuple(_grid(lengths[start : start + _GRID_WIDTH]) for start in range(0, len(lengths), _GRID_WIDTH)),
+            grids=tuple(_grid(lengths[start : start + width]) for start in range(0, len(lengths), width)),
             pairs=torch.from_numpy(pairs),
             pair_offsets=torch.from_numpy(pair_offsets),
             targets=torch.from_numpy(targets),
@@ -240,10 +293,16 @@ def training_batches(examples: Examples, batch_size: int, seed: int, steps: int)
         epoch += 1
 
 
-def _order(count: int, seed: int, epoch: int) -> Ints:
+def order(count: int, seed: int, epoch: int) -> Ints:
+    """Return the order of ``count`` rows in an epoch: a function of its arguments alone."""
     digest = hashlib.sha256(f"orchard order {seed} {epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
     return np.asarray(torch.randperm(count, generator=generator).numpy())
+
+
+def _shift(owners: Ints, offsets: Tensor, width: int) -> Tensor:
+    """Return, for the ragged entries of rows with these owners, ``owner * width``."""
+    return torch.from_numpy(np.repeat(owners * width, np.diff(offsets.numpy())))
 
 
 def _ranges(lengths: Ints) -> Ints:

@@ -17,6 +17,7 @@ from learning.splits import SPLIT_NAMES, TRAIN
 from learning.steps import DATA_FILE, RESULT_FILE, STEP_FILE, WEIGHTS_FILE, Step, parse_step
 from learning.training.batches import Examples, SnapshotError, read_examples
 from learning.training.fitting import score, train, train_until_best
+from learning.training.learners import count_learners, measure_learners, train_learners
 from learning.training.networks import build
 
 Arrays = dict[str, NDArray[Any]]
@@ -27,7 +28,9 @@ def run_step(step: Mapping[str, Any], inputs: Path, output: Path) -> None:
 
     The file holds ``train_rows`` and ``epochs`` int64 [1]; ``metrics.<split>.<name>`` float64 in every mode but
     ``predict``; ``delta`` float32 [parameters] in ``train``; ``weights`` float32 [parameters] in ``baseline``,
-    ``central`` and ``finetune``; ``scores`` float32 [k] and ``rows`` int64 [k] in ``predict``.
+    ``central`` and ``finetune``; ``scores`` float32 [k] and ``rows`` int64 [k] in ``predict``. Where each learner is a
+    contributor it holds ``train_rows`` int64 [learners], metrics float64 [learners, length] and, in ``train``,
+    ``deltas`` float32 [learners, parameters].
 
     Args:
         step: the object of ``step.json``.
@@ -71,6 +74,8 @@ def compute(step: Step, weights: Weights, arrays: Mapping[str, NDArray[Any]]) ->
     settle()
     torch.manual_seed(step.seed)
     examples = read_examples(step.model, arrays)
+    if step.learners:
+        return _each_learner(step, weights, examples)
     match step.mode:
         case "train":
             return _train(step, weights, examples)
@@ -88,6 +93,13 @@ def _train(step: Step, weights: Weights, examples: Examples) -> Arrays:
     trained = train(step.model, weights, examples, step.local, step.seed)
     delta = flatten(step.model, trained) - flatten(step.model, weights)
     return {**_counts(examples.size(TRAIN), step.local.epochs or 0), **metrics, "delta": delta}
+
+
+def _each_learner(step: Step, weights: Weights, examples: Examples) -> Arrays:
+    arrays: Arrays = {"train_rows": count_learners(step, examples)}
+    for split, sums in measure_learners(step, weights, examples).items():
+        arrays |= {f"metrics.{split}.{name}": array for name, array in sums.items()}
+    return {**arrays, "deltas": train_learners(step, weights, examples)} if step.mode == "train" else arrays
 
 
 def _train_alone(step: Step, weights: Weights, examples: Examples) -> Arrays:

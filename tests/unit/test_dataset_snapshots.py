@@ -56,6 +56,7 @@ def test_only_the_given_learners_are_read(shared: ElmSchool) -> None:
     assert made.subjects == 10
     assert 0 < made.train_rows <= made.rows
     assert len(load_file(made.path)["offsets"]) == 11
+    assert (len(made.learners), frozenset(made.learners)) == (10, some)
     for folder in (made.path.parent, made.path.parent.parent, made.path.parent.parent.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o600
