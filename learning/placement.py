@@ -8,7 +8,7 @@ first members in hash order whose organisations differ, so that anyone can recom
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from learning.secagg.errors import BeaconError, PlacementError
 from learning.secagg.seeds import SUPPORTED
@@ -100,29 +100,37 @@ def place_seats(
     Raises:
         PlacementError: too few organisations, or an (m, t) that is not supported.
     """
-    order = sorted(candidates, key=lambda member: (_rank(beacon_value, member.participant), member.participant))
-    taken = {_organisation(collector_organisation)}
+    organisations = {member.participant: organisation_name(member.organisation) for member in candidates}
+    taken = {organisation_name(collector_organisation)}
     seats = []
-    for member in order:
-        if (name := _organisation(member.organisation)) not in taken:
+    for participant in in_hash_order(beacon_value, sorted(organisations), "placement"):
+        if (name := organisations[participant]) not in taken:
             taken.add(name)
-            seats.append(member.participant)
+            seats.append(participant)
     seats_wanted, threshold = shape or ((3, 1) if len(seats) > SUPPORTED[0][0] else SUPPORTED[0])
     if (seats_wanted, threshold) not in SUPPORTED:
         raise PlacementError(f"{seats_wanted} seats with threshold {threshold} are not supported")
     if len(seats) < seats_wanted:
         raise PlacementError(f"{seats_wanted} seats need as many organisations beside the collector's: {len(seats)}")
-    warnings = []
-    if seats_wanted == SUPPORTED[0][0]:
-        warnings.append("two seats: the loss of either ends the round")
-    if seats_wanted - threshold == 1 and seats_wanted > SUPPORTED[0][0]:
-        warnings.append("every seed has one holder: the loss of any seat ends the round")
-    return Placement(seats=tuple(seats[:seats_wanted]), threshold=threshold, warnings=tuple(warnings))
+    warnings = shape_warnings(seats_wanted, threshold)
+    return Placement(seats=tuple(seats[:seats_wanted]), threshold=threshold, warnings=warnings)
 
 
-def _rank(beacon_value: str, participant: str) -> str:
-    return digest({"domain": "placement", "beacon": beacon_value, "participant": participant})
+def shape_warnings(seats: int, threshold: int) -> tuple[str, ...]:
+    """Return what an operator should know about a group of so many seats (empty: nothing is weak)."""
+    if seats == SUPPORTED[0][0]:
+        return ("two seats: the loss of either ends the round",)
+    if seats - threshold == 1:
+        return ("every seed has one holder: the loss of any seat ends the round",)
+    return ()
 
 
-def _organisation(name: str) -> str:
+def in_hash_order(beacon_value: str, names: Iterable[str], domain: str) -> list[str]:
+    """Return ``names`` in the order of their hashes under the beacon; ``domain`` keeps two orders apart."""
+    ranks = {name: digest({"domain": domain, "beacon": beacon_value, "participant": name}) for name in names}
+    return sorted(ranks, key=lambda name: (ranks[name], name))
+
+
+def organisation_name(name: str) -> str:
+    """Return an organisation's name as it is compared: without regard to case and spacing."""
     return " ".join(name.split()).casefold()

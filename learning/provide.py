@@ -338,7 +338,7 @@ def _approval(node: Node, part: Participation, plan: TrainingPlan) -> dict[str, 
         "agreement_id": part.agreement_id,
         "participant": node.participant_id,
         "membership": node.membership,
-        "hpke_public": SealingKey(private_bytes=decode(part.sealing_key)).public_key,
+        "hpke_public": [SealingKey(private_bytes=decode(part.sealing_key)).public_key],
         "beacon_commitment": commitment(
             job=part.job_id, epoch=0, participant=node.participant_id, reveal=part.beacon_reveal
         ),

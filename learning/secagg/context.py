@@ -14,7 +14,7 @@ from learning.secagg.packing import packed_size
 from learning.secagg.seeds import SeedTable, quorum, threshold_table
 from policies.canonical import digest
 
-Aggregation = Literal["star", "clear"]
+Aggregation = Literal["star", "tree", "clear"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,9 @@ class RoundContext:
         group: name of the group of seats; a star has one.
         k: bits of the ring.
         d: values in the vector.
-        aggregation: ``star`` or ``clear``, so that a clear vector is never taken for a masked one.
+        aggregation: ``star``, ``tree`` or ``clear``, so that a clear vector is never taken for a masked one.
+        replaced: (column, times) of the seats that were replaced before this round, ascending; part of what everything
+            is bound to, so that no two seats of one column can be shown to different members in one round.
     """
 
     job: str
@@ -44,6 +46,7 @@ class RoundContext:
     d: int
     group: str = "0"
     aggregation: Aggregation = "star"
+    replaced: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         packed_size(self.d, self.k)
@@ -51,8 +54,9 @@ class RoundContext:
             raise ParameterError("rounds, attempts and sizes are not negative, and a vector is not empty")
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON value that headers carry."""
-        return dataclasses.asdict(self)
+        """Return the JSON value that headers carry; ``replaced`` is left out while nobody is."""
+        value = {name: getattr(self, name) for name in _FIELDS if name != "replaced"}
+        return value | {"replaced": [list(pair) for pair in self.replaced]} if self.replaced else value
 
     @functools.cached_property
     def digest(self) -> str:
@@ -84,11 +88,15 @@ class Group:
     """m seats of distinct organisations, of which ``threshold`` may collude.
 
     Attributes:
-        seats: in column order.
+        seats: in column order, as they are now.
         threshold: t.
         n_min: a set of fewer contributors is never summed.
         n_max: a set of more could leave the ring.
         copies: seats that store each masked vector; m - t survives every loss that the seeds survive.
+        inner: whether it sums the shares of other groups, instead of contributors.
+        signers: the seats as they were when the round opened, where one was replaced since; only they sign the
+            contributor set, so that a column never speaks with two voices about it.
+        order: the contributors of a leaf whose members are fixed, in dealing order; carriers are then dealt in turn.
     """
 
     seats: tuple[Seat, ...]
@@ -96,14 +104,20 @@ class Group:
     n_min: int
     n_max: int
     copies: int
+    inner: bool = False
+    signers: tuple[Seat, ...] = ()
+    order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         participants = {seat.participant for seat in self.seats}
         organisations = {seat.organisation for seat in self.seats}
         if not len(participants) == len(organisations) == len(self.seats):
             raise ParameterError("the seats of a group belong to distinct participants and organisations")
-        if not 2 <= self.n_min <= self.n_max:  # noqa: PLR2004 - the sum of one is that one
+        if not (1 if self.inner else 2) <= self.n_min <= self.n_max:
+            # The sum of one contributor is that contributor; the sum of one group is a sum.
             raise ParameterError("a group sums at least two contributors and at most n_max")
+        if self.signers and len(self.signers) != len(self.seats):
+            raise ParameterError("every column had one seat when the round opened")
         if not 1 <= self.copies <= len(self.seats):
             raise ParameterError("a masked vector is stored by at least one seat")
         _ = self.table
@@ -125,7 +139,29 @@ class Group:
                 return column
         return None
 
+    @property
+    def voices(self) -> tuple[Seat, ...]:
+        """The seats that sign this round's set, in column order."""
+        return self.signers or self.seats
+
+    def voice_of(self, participant: str) -> int | None:
+        """Return the column for which ``participant`` signs this round's set, or None."""
+        for column, seat in enumerate(self.voices):
+            if seat.participant == participant:
+                return column
+        return None
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.order)}
+
     def carriers(self, context: RoundContext, contributor: str) -> tuple[int, ...]:
         """Return the seats that store ``contributor``'s masked vector; the first that lives adds it."""
-        start = int.from_bytes(hashlib.sha256(f"{context.digest}|{contributor}".encode()).digest()[:8], "big")
+        start = self._places.get(contributor)
+        if start is None:
+            word = hashlib.sha256(f"{context.digest}|{contributor}".encode()).digest()[:8]
+            start = int.from_bytes(word, "big")
         return tuple((start + step) % len(self.seats) for step in range(self.copies))
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(RoundContext))

@@ -57,7 +57,7 @@ def prepare_upload(
     Raises:
         ParameterError: the vector does not fit the context.
     """
-    _check(vector, context, "star")
+    _check(vector, context, clear=False)
     table = group.table
     seeds = _seeds(len(table), vector, context, contributor, secret)
     masked = vector.copy()
@@ -90,16 +90,16 @@ def prepare_clear(vector: RingVector, *, context: RoundContext, signer: Signer, 
     Raises:
         ParameterError: the vector does not fit the context, or the context is not clear.
     """
-    _check(vector, context, "clear")
+    _check(vector, context, clear=True)
     data = pack(vector, context.k)
     digest = hashlib.sha256(data).hexdigest()
     document = sign_header(signer, context, contributor=contributor, vector=digest, seeds=(), boxes=())
     return UploadPackage(document=document, boxes=(), vector=data)
 
 
-def _check(vector: RingVector, context: RoundContext, aggregation: str) -> None:
-    if context.aggregation != aggregation:
-        raise ParameterError(f"the round aggregates by {context.aggregation}, not {aggregation}")
+def _check(vector: RingVector, context: RoundContext, *, clear: bool) -> None:
+    if (context.aggregation == "clear") is not clear:
+        raise ParameterError(f"the round aggregates by {context.aggregation}")
     if vector.dtype != ring_dtype(context.k) or vector.shape != (context.d,):
         raise ParameterError(f"the vector must be {context.d} values of {ring_dtype(context.k)}")
 

@@ -102,6 +102,13 @@ class BoxError(SecureAggregationError):
     code = "secagg-box"
 
 
+class ErasedKeyError(SecureAggregationError):
+    """The sealing key of an epoch that is over was asked for; nobody has it any more."""
+
+    code = "secagg-erased-key"
+    fault = "ours"
+
+
 class SeedCommitmentError(SecureAggregationError):
     """A seed does not match the commitment that the contributor signed (equivocated seeds)."""
 
@@ -143,6 +150,18 @@ class SeatsLostError(SecureAggregationError):
 
     code = "secagg-seats-lost"
     fault = "world"
+
+
+class ReplacementError(SecureAggregationError):
+    """A seat was to be replaced by somebody who is not next in the ring, or in the middle of an open round's signing."""
+
+    code = "secagg-replacement"
+
+
+class EvidenceError(SecureAggregationError):
+    """A document does not prove what it says it proves."""
+
+    code = "secagg-evidence"
 
 
 class ShareError(SecureAggregationError):

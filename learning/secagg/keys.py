@@ -2,11 +2,16 @@
 
 A box is bound, by HPKE's info, to the round's context, the contributor and the seat, so that it opens nowhere else.
 Public keys travel raw in base64url; their length tells the suite (32 bytes, or 1184 + 32 bytes for the hybrid).
+
+A member's keys of a job form a chain of epochs. Each is made from the chain's state, and stepping the state on is one
+way: what was sealed in an epoch whose state is erased can never be opened again, whoever gets hold of the member later.
 """
 
 import dataclasses
 import functools
-from typing import Literal
+import hmac
+import os
+from typing import Literal, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
@@ -20,7 +25,8 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
-from learning.secagg.errors import BoxError, ParameterError
+from learning.secagg.errors import BoxError, ErasedKeyError, ParameterError
+from learning.secagg.masking import hkdf
 from policies.canonical import canonical_json
 from policies.signing import SignatureError, decode, encode
 
@@ -33,9 +39,9 @@ _HYBRID = Suite(KEM.MLKEM768_X25519, KDF.SHAKE256, AEAD.AES_256_GCM)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SealingKey:
-    """A seat's private key for one job.
+    """A seat's private key for one epoch of one job.
 
-    HAZARD: whoever keeps it can open the boxes it recorded; make one per job and erase it when the job ends.
+    HAZARD: whoever keeps it can open the boxes it recorded; :class:`SealingChain` steps it on and forgets it.
     """
 
     private_bytes: bytes = dataclasses.field(repr=False)
@@ -67,6 +73,90 @@ class SealingKey:
         if len(self.private_bytes) == _X25519_BYTES:
             return classic, None
         return classic, MLKEM768PrivateKey.from_seed_bytes(self.private_bytes[:_MLKEM_SEED_BYTES])
+
+
+LAST_EPOCHS = 64
+_CHAIN_BYTES = 32
+_SUITES: dict[str, SuiteName] = {"x25519": "x25519", "mlkem768-x25519": "mlkem768-x25519"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SealingChain:
+    """The sealing keys of one member in one job, from ``epoch`` on; earlier ones cannot be had from it.
+
+    HAZARD: keep one only, and write the stepped one over it; a copy of an earlier state opens what was to be closed.
+
+    Attributes:
+        epoch: the epoch of ``key``.
+        state: 32 secret bytes.
+        suite: which HPKE suite the keys are for.
+    """
+
+    epoch: int
+    state: bytes = dataclasses.field(repr=False)
+    suite: SuiteName = "x25519"
+
+    @functools.cached_property
+    def key(self) -> SealingKey:
+        """The private key of this epoch."""
+        size = _X25519_BYTES if self.suite == "x25519" else _MLKEM_SEED_BYTES + _X25519_BYTES
+        return SealingKey(private_bytes=hkdf(self.state, b"orchard/secagg/sealing/1", size))
+
+    def at(self, epoch: int) -> Self:
+        """Return the chain stepped on to ``epoch``.
+
+        Raises:
+            ErasedKeyError: that epoch is over, and its key is gone.
+        """
+        if epoch < self.epoch:
+            raise ErasedKeyError(f"the sealing key of epoch {epoch} is erased")
+        state = self.state
+        for _ in range(epoch - self.epoch):
+            state = hmac.digest(state, b"orchard/secagg/step/1", "sha256")
+        return dataclasses.replace(self, epoch=epoch, state=state)
+
+    def public_keys(self, epochs: int) -> tuple[str, ...]:
+        """Return the public keys of this and the following epochs, ``epochs`` in all: what an approval carries.
+
+        Raises:
+            ParameterError: none, or more than 64.
+        """
+        if not 1 <= epochs <= LAST_EPOCHS:
+            raise ParameterError(f"a job has 1 to {LAST_EPOCHS} epochs of sealing keys")
+        return tuple(self.at(self.epoch + step).key.public_key for step in range(epochs))
+
+    def to_text(self) -> str:
+        """Return the chain as one line for a secret column."""
+        return f"{self.suite} {self.epoch} {encode(self.state)}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read what :meth:`to_text` wrote.
+
+        Raises:
+            ParameterError: the text is not a chain.
+        """
+        suite, epoch, state = (*text.split(" "), "", "", "")[:3]
+        try:
+            raw = decode(state)
+        except SignatureError as error:
+            raise ParameterError("not a chain of sealing keys") from error
+        if suite not in _SUITES or not epoch.isdecimal() or len(raw) != _CHAIN_BYTES:
+            raise ParameterError("not a chain of sealing keys")
+        return cls(epoch=int(epoch), state=raw, suite=_SUITES[suite])
+
+
+def new_sealing_chain(suite: SuiteName = "x25519") -> SealingChain:
+    """Return a chain at epoch 0 from the operating system's generator."""
+    return SealingChain(epoch=0, state=os.urandom(_CHAIN_BYTES), suite=suite)
+
+
+def epoch_of(round: int, rounds: int, epochs: int) -> int:  # noqa: A002 - the protocol's word
+    """Return the epoch of a round (from 1) when ``rounds`` rounds are spread over ``epochs`` epochs.
+
+    A round beyond the last one falls into the last epoch.
+    """
+    return min((max(round, 1) - 1) * epochs // max(rounds, 1), epochs - 1)
 
 
 def new_sealing_key(suite: SuiteName = "x25519") -> SealingKey:

@@ -69,7 +69,7 @@ def approval(number: int, *, job: str = "urn:uuid:job-1", epoch: int = 0, **chan
         "plan_digest": PLAN,
         "participant": me,
         "membership": f"School {number}",
-        "hpke_public": member_sealing_key(number).public_key,
+        "hpke_public": [member_sealing_key(number).public_key],
         "beacon_commitment": fixed,
         "agreement_id": f"urn:uuid:agreement-{number}",
         "size_band": "20-49",

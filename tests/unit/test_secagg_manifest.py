@@ -144,7 +144,7 @@ def test_only_its_collector_builds_a_manifest():
         approval(1, job="urn:uuid:job-2"),
         approval(0),
         approval(1, hpke_public=None),
-        approval(1, hpke_public="A" * 43),
+        approval(1, hpke_public=["A" * 43]),
         {},
         member_signer(2).sign(APPROVAL_KIND, approval(1)["payload"]),
     ],
