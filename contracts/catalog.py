@@ -15,9 +15,8 @@ from contracts.messages import CatalogRequestMessage
 from contracts.negotiation_service import consumer_facts
 from contracts.ports import CatalogQuery, Clock, Participant, PolicyGate, Store, UnitOfWork
 from contracts.processes import Caller, Dataset
-from contracts.shapes import CONTEXT
+from contracts.shapes import CONTEXT, ORCHARD
 
-ORCHARD: Final = "https://w3id.org/orchard/"
 PAGE_SIZE: Final = 100
 _FILTER_FIELDS: Final = ("keyword", "format", "text")
 # How many pages may be read to fill one, when the policies hide most of what is stored.

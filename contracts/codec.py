@@ -30,12 +30,14 @@ from contracts.messages import (
     TransferSuspensionMessage,
     TransferTerminationMessage,
 )
-from contracts.shapes import CONTEXT
+from contracts.shapes import CONTEXT, ORCHARD
 from policies.canonical import sha256_hex
+from policies.errors import PolicyFormatError
+from policies.jsonld import is_compact
 
 Expand: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
-SIGNATURE: Final = "https://w3id.org/orchard/signature"
+SIGNATURE: Final = ORCHARD + "signature"
 MAX_BODY_BYTES: Final = 1 << 20
 # Made once: json.dumps with options makes an encoder per call.
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -77,16 +79,31 @@ def load(raw: bytes, expand: Expand | None = None) -> dict[str, Any]:
         MalformedMessageError: it is not such a body.
     """
     body = shapes.json_object(raw, MAX_BODY_BYTES)
-    if shapes.is_plain(body):
+    if is_compact(body):
         return body
     if expand is None:
         raise MalformedMessageError(f"@context must be an array of strings that contains {CONTEXT}")
     try:
-        return expand(body)
+        found = expand(body)
     except ContractError:
         raise
+    except PolicyFormatError as error:
+        raise MalformedMessageError(f"the body cannot be read under its @context: {error}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MalformedMessageError("the body cannot be read under its @context") from error
+    if _filters(body) and not found.get("filter"):
+        # What a context does not name falls away in JSON-LD; a filter that falls away would mean "everything".
+        raise MalformedMessageError("filter: its members mean nothing under the body's @context")
+    return found
+
+
+def _filters(body: Mapping[str, Any]) -> bool:
+    """Say whether a body that is not compact carries a filter that says something."""
+    for name, value in body.items():
+        if name == "filter" or name.endswith((":filter", "/filter")):
+            entries = value if isinstance(value, list) else [value]
+            return any(isinstance(entry, Mapping) and set(entry) - {"@type", "@context"} for entry in entries)
+    return False
 
 
 def encode(message: Message, *, message_id: str) -> dict[str, Any]:
@@ -138,7 +155,7 @@ def agreement_document(agreement: Agreement) -> dict[str, Any]:
     if agreement.timestamp:
         document["timestamp"] = agreement.timestamp
     if agreement.signature:
-        document[SIGNATURE] = dict(agreement.signature)
+        document[SIGNATURE] = {ORCHARD + name: agreement.signature[name] for name in shapes.SIGNATURE_PARTS}
     return document
 
 

@@ -12,7 +12,8 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from contracts import agreement, negotiation, reconciliation, shapes, transfer
+from contracts import agreement, negotiation, reconciliation, replies, transfer
+from contracts.codec import Expand
 from contracts.commands import End, Terminate
 from contracts.errors import MalformedMessageError, PeerUnavailableError
 from contracts.ports import PeerAnswer, PeerCalls, Store, UnitOfWork
@@ -27,6 +28,8 @@ T = TypeVar("T")
 # Answers after which the same message may still be taken later.
 NOT_YET: Final = frozenset({401, 403, 404, 408, 409, 425, 429})
 _KEPT_ANSWER = 500
+_SILENT: Final = "the peer could not be reached or did not answer in time"
+_UNNAMED: Final = "nothing was sent: the peer has not yet told its own id of this process"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class DeliveryService:
     calls: PeerCalls
     recorder: Recorder
     retry: RetryRule = dataclasses.field(default_factory=RetryRule)
+    expand: Expand | None = None
 
     def attempt(self, row: OutboxRow) -> OutboxRow | None:
         """Send a leased row and write the result; returns the process's next row, leased, if it is due."""
@@ -62,7 +66,7 @@ class DeliveryService:
             return None
         ready = self._with_peer_pid(row)
         if ready is None:
-            return self._again(row, None)
+            return self._again(row, None, said=_UNNAMED)
         try:
             answer = self.calls.call("POST", ready.url, audience=row.audience, body=ready.body.encode())
         except PeerUnavailableError:
@@ -110,7 +114,7 @@ class DeliveryService:
     def _sent(self, uow: UnitOfWork, row: OutboxRow, answer: PeerAnswer) -> OutboxRow | None:
         if not self._settle(uow, row, OutboxStatus.SENT, answer):
             return None
-        if is_first(row) and (peer_pid := _peer_pid(row, answer.body)):
+        if is_first(row) and (peer_pid := self._peer_pid(row, answer.body)):
             uow.learn_peer_pid(row.pid, peer_pid)
         return self._next(uow, row)
 
@@ -118,15 +122,15 @@ class DeliveryService:
         lease, now = self.recorder.doorbell.lease, self.recorder.clock()
         return uow.lease_next(row.pid, lease=lease, now=now, until=self._until(now)) if lease else None
 
-    def _again(self, row: OutboxRow, answer: PeerAnswer | None) -> OutboxRow | None:
+    def _again(self, row: OutboxRow, answer: PeerAnswer | None, *, said: str = _SILENT) -> OutboxRow | None:
         unborn = is_first(row) and answer is not None and answer.status == HTTPStatus.NOT_FOUND
         if row.attempts >= (self.retry.first_attempts if unborn else self.retry.attempts):
             return self._reconcile(row, answer)
-        return self.store.run("outbox.again", lambda uow: self._put_off(uow, row, answer))
+        return self.store.run("outbox.again", lambda uow: self._put_off(uow, row, answer, said))
 
-    def _put_off(self, uow: UnitOfWork, row: OutboxRow, answer: PeerAnswer | None) -> None:
+    def _put_off(self, uow: UnitOfWork, row: OutboxRow, answer: PeerAnswer | None, said: str = _SILENT) -> None:
         due = self.recorder.clock() + self.retry.pause(row.attempts)
-        if self._settle(uow, row, OutboxStatus.QUEUED, answer, due_at=due):
+        if self._settle(uow, row, OutboxStatus.QUEUED, answer, due_at=due, said=said):
             uow.on_commit(lambda: self.recorder.doorbell.later(due))
 
     def _settle(
@@ -136,16 +140,42 @@ class DeliveryService:
         status: OutboxStatus,
         answer: PeerAnswer | None,
         due_at: datetime | None = None,
+        said: str | None = _SILENT,
     ) -> bool:
-        said = "the peer could not be reached or did not answer in time" if answer is None else _readable(answer.body)
+        code: str | None = None
+        if answer is not None:
+            code, said = self._readable(answer)
         return uow.settle(
             row,
             status=status,
             at=self.recorder.clock(),
             answer_status=answer.status if answer else None,
+            answer_code=code,
             answer=said,
             due_at=due_at,
         )
+
+    def _readable(self, answer: PeerAnswer) -> tuple[str | None, str | None]:
+        """What a peer said, fit for a text column and a page: its code and reasons, else the start of the body."""
+        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            return None, None
+        try:
+            said = replies.read_refusal(answer.body, self.expand)
+            if said.code or said.reasons:
+                return said.code, "; ".join(said.reasons)[:_KEPT_ANSWER]
+        except MalformedMessageError:
+            pass
+        return None, answer.body[:_KEPT_ANSWER].decode(errors="replace").replace("\0", "")
+
+    def _peer_pid(self, row: OutboxRow, body: bytes) -> str | None:
+        # Peers may answer a first message with an empty body; then their own next message tells us their pid.
+        try:
+            said = replies.read_standing(body, self.expand)
+        except MalformedMessageError:
+            return None
+        ours = json.loads(row.body)
+        asked = ours.get("consumerPid") and not ours.get("providerPid")
+        return said.provider_pid if asked else said.consumer_pid
 
     def _reconcile(self, row: OutboxRow, answer: PeerAnswer | None) -> OutboxRow | None:
         process = self._process(row)
@@ -178,7 +208,7 @@ class DeliveryService:
         answer: PeerAnswer | None,
         peer_state: str | None,
     ) -> OutboxRow | None:
-        reason = _reason(row, process, answer, peer_state)
+        reason = self._reason(row, process, answer, peer_state)
         match verdict:
             case Verdict.ARRIVED:
                 self._settle(uow, row, OutboxStatus.SENT, answer)
@@ -226,43 +256,21 @@ class DeliveryService:
             answer = self.calls.call("GET", url, audience=process.counterparty.participant_id)
             if answer.status != HTTPStatus.OK:
                 return None
-            state = shapes.json_object(answer.body, 1 << 16).get("state")
+            state = replies.read_standing(answer.body, self.expand).state
         except (PeerUnavailableError, MalformedMessageError):
             return None
         known = NegotiationState if isinstance(process, Negotiation) else TransferState
-        word = str(state).removeprefix("dspace:").rsplit("/", 1)[-1]
-        return word if word in known.__members__ else None
+        return state if state in known.__members__ else None
+
+    def _reason(self, row: OutboxRow, process: Process, answer: PeerAnswer | None, peer_state: str | None) -> str:
+        said = "did not answer"
+        if answer is not None:
+            code, words = self._readable(answer)
+            said = f"answered {answer.status}: {': '.join(part for part in (code, words) if part)}"
+        where = f"; the peer is in {peer_state}, we were in {process.state}" if peer_state else ""
+        return f"{row.step} was not taken after {row.attempts} attempts: the peer {said}{where}"
 
 
 def is_first(row: OutboxRow) -> bool:
     """Return whether a row holds the message that begins a process."""
     return row.url.endswith(("/negotiations/request", "/negotiations/offers", "/transfers/request"))
-
-
-def _peer_pid(row: OutboxRow, body: bytes) -> str | None:
-    # Peers may answer a first message with an empty body; then their own next message tells us their pid.
-    try:
-        said = shapes.json_object(body, 1 << 16)
-    except MalformedMessageError:
-        return None
-    ours = json.loads(row.body)
-    name = "providerPid" if ours.get("consumerPid") and not ours.get("providerPid") else "consumerPid"
-    value = said.get(name)
-    return value if isinstance(value, str) and 0 < len(value) <= shapes.MAX_ID else None
-
-
-def _readable(body: bytes) -> str:
-    """What a peer said, fit for a text column and a page: its reasons if it gave any, else the start of the body."""
-    try:
-        said = shapes.reasons(shapes.json_object(body, 1 << 16))
-        if said:
-            return "; ".join(said)[:_KEPT_ANSWER]
-    except MalformedMessageError:
-        pass
-    return body[:_KEPT_ANSWER].decode(errors="replace").replace("\0", "")
-
-
-def _reason(row: OutboxRow, process: Process, answer: PeerAnswer | None, peer_state: str | None) -> str:
-    said = "did not answer" if answer is None else f"answered {answer.status}: {_readable(answer.body)}"
-    where = f"; the peer is in {peer_state}, we were in {process.state}" if peer_state else ""
-    return f"{row.step} was not taken after {row.attempts} attempts: the peer {said}{where}"

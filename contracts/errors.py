@@ -6,10 +6,11 @@ for what is not possible) or ``"world"`` (nobody's: a time-out, a machine that i
 
 
 class ContractError(Exception):
-    """Base of every error of this room."""
+    """Base of every error of this room; ``pids`` are the consumer's and the provider's of the process it is about."""
 
     code = "contract-error"
     whose = "ours"
+    pids: tuple[str | None, str | None] | None = None
 
 
 class MalformedMessageError(ContractError):

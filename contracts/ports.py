@@ -108,7 +108,15 @@ class PeerAnswer:
 class PeerCalls(Protocol):
     """Calls to other participants, authenticated for ``audience``."""
 
-    def call(self, method: str, url: str, *, audience: str, body: bytes | None = None) -> PeerAnswer:
+    def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        audience: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PeerAnswer:
         """Send a request and return the answer, whatever its status.
 
         Raises:

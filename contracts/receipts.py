@@ -58,7 +58,9 @@ def repeat(
         ConflictingRepeatError: it came with other content then.
     """
     if earlier.digest != envelope.digest:
-        raise ConflictingRepeatError("this message id was used before with other content")
+        conflict = ConflictingRepeatError("this message id was used before with other content")
+        conflict.pids = current.consumer_pid, current.provider_pid
+        raise conflict
     state = states.RESULT[step] if isinstance(step, NegotiationStep) else transfers.RESULT[step]
     return dataclasses.replace(answer(current, created=created), state=state)
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from contracts.catalog import PAGE_SIZE, CatalogService
+from contracts.codec import Expand
 from contracts.delivery import DeliveryService, RetryRule
 from contracts.negotiation_service import NegotiationService
 from contracts.peer_catalogs import PeerCatalogs
@@ -66,6 +67,7 @@ def open_contracts(
     retry: RetryRule | None = None,
     lease_seconds: float = 30.0,
     page_size: int = PAGE_SIZE,
+    expand: Expand | None = None,
 ) -> ContractService:
     """Return the room's services.
 
@@ -83,6 +85,7 @@ def open_contracts(
         retry: when to try again and when to give up.
         lease_seconds: how long a sender may hold a row; longer than a peer's slowest answer.
         page_size: how many datasets stand on a page of the catalog.
+        expand: reads what peers answer under a foreign ``@context`` (``policies.jsonld.compact_to_dsp``).
     """
     recorder = Recorder(clock=clock, ids=ids, doorbell=doorbell, lease_seconds=lease_seconds)
     return ContractService(
@@ -93,8 +96,10 @@ def open_contracts(
         transfers=TransferService(
             store=store, recorder=recorder, gate=gate, behaviour=transfer_behaviour, participant=participant
         ),
-        delivery=DeliveryService(store=store, calls=calls, recorder=recorder, retry=retry or RetryRule()),
-        peer_catalogs=PeerCatalogs(calls=calls, ids=ids),
+        delivery=DeliveryService(
+            store=store, calls=calls, recorder=recorder, retry=retry or RetryRule(), expand=expand
+        ),
+        peer_catalogs=PeerCatalogs(calls=calls, ids=ids, expand=expand),
         store=store,
         participant=participant,
     )

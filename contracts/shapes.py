@@ -10,18 +10,23 @@ from typing import Any, Final, NoReturn
 
 from contracts.errors import MalformedMessageError
 from contracts.messages import DataAddress, Rules
+from policies.contexts import DSP_CONTEXT
 
-CONTEXT: Final = "https://w3id.org/dspace/2025/1/context.jsonld"
+CONTEXT: Final = DSP_CONTEXT
+ORCHARD: Final = "https://w3id.org/orchard/"
 MAX_DEPTH: Final = 64
 MAX_TEXT: Final = 2048
 # Ids are indexed, and an index entry of PostgreSQL holds 2,704 bytes: two ids of four-byte characters just fit.
 MAX_ID: Final = 300
 MAX_RULES: Final = 200
+SIGNATURE_PARTS: Final = ("alg", "kid", "value")
 _LOGICAL: Final = ("and", "andSequence", "or", "xone")
 
 
 def json_object(raw: bytes, limit: int) -> dict[str, Any]:
     """Return the JSON object in ``raw``, its size, depth, texts and numbers within what can be stored.
+
+    An array of one object is that object: expanded JSON-LD is written so.
 
     Raises:
         MalformedMessageError: it is none.
@@ -32,22 +37,18 @@ def json_object(raw: bytes, limit: int) -> dict[str, Any]:
         body = json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise MalformedMessageError("the body is not JSON") from error
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
     if not isinstance(body, dict):
         raise MalformedMessageError("the body must be a JSON object")
     _check_tree(body)
     return body
 
 
-def is_plain(body: Mapping[str, Any]) -> bool:
-    """Return whether the body can be read as plain JSON: its context is an array of strings with the DSP URL."""
-    context = body.get("@context")
-    return isinstance(context, list) and CONTEXT in context and all(isinstance(entry, str) for entry in context)
-
-
 def text(value: object, field: str) -> str:
     """Return a non-empty text of at most 2048 characters, or refuse."""
-    if isinstance(value, Mapping) and set(value) == {"@id"}:
-        value = value["@id"]
+    if isinstance(value, Mapping):
+        value = value.get("@id") if set(value) == {"@id"} else value.get("@value")
     if not isinstance(value, str) or not value or len(value) > MAX_TEXT:
         raise MalformedMessageError(f"{field} must be a non-empty text of at most {MAX_TEXT} characters")
     return value
@@ -112,7 +113,8 @@ def signature(value: object) -> dict[str, str] | None:
     if value is None:
         return None
     block = mapping(value, "signature")
-    return {name: text(block.get(name), f"signature {name}") for name in ("alg", "kid", "value")}
+    # Participants of before wrote the bare names, which mean nothing in JSON-LD.
+    return {name: text(block.get(ORCHARD + name, block.get(name)), f"signature {name}") for name in SIGNATURE_PARTS}
 
 
 def optional_data_address(body: Mapping[str, Any]) -> DataAddress | None:

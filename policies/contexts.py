@@ -11,6 +11,8 @@ from typing import Any
 DSP_CONTEXT = "https://w3id.org/dspace/2025/1/context.jsonld"
 DSP = "https://w3id.org/dspace/2025/1/"
 
+PREFIXES = ("xsd", "dct", "dcat", "odrl", "dspace")
+
 _ODRL = "http://www.w3.org/ns/odrl/2/"
 _DCAT = "http://www.w3.org/ns/dcat#"
 _DCT = "http://purl.org/dc/terms/"
@@ -30,6 +32,9 @@ _DSP_SETS = "reason filter endpointProperties"
 _DCAT_TYPES = "Catalog Dataset DataService Distribution"
 _DCAT_PLAIN = "endpointURL endpointDescription accessService"
 _DCAT_SETS = "dataset catalog service distribution"
+# Not in the protocol's own tables: how catalogs name and describe what they hold.
+_DCAT_WORDS = "keyword"
+_DCT_PLAIN = "title description"
 
 _ODRL_TYPES = "Offer Agreement Set Policy Permission Prohibition Duty Constraint LogicalConstraint"
 _ODRL_WORDS = "action leftOperand operator"
@@ -60,7 +65,8 @@ def dsp_context() -> dict[str, Any]:
     _add(terms, DSP, _DSP_REFERENCES, kind={"@type": "@id"})
     _add(terms, DSP, _DSP_WORDS, kind={"@type": "@vocab"})
     _add(terms, DSP, _DSP_SETS, kind={"@container": "@set"})
-    _add(terms, _DCAT, _DCAT_TYPES, _DCAT_PLAIN)
+    _add(terms, _DCAT, _DCAT_TYPES, _DCAT_PLAIN, _DCAT_WORDS)
+    _add(terms, _DCT, _DCT_PLAIN)
     _add(terms, _DCAT, _DCAT_SETS, kind={"@container": "@set"})
     _add(terms, _ODRL, _ODRL_TYPES, _ODRL_ACTIONS, _ODRL_OPERANDS, _ODRL_OPERATORS)
     _add(terms, _ODRL, _ODRL_WORDS, kind={"@type": "@vocab"})

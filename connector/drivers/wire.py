@@ -20,12 +20,19 @@ class PeerWire:
         """Send through ``client``."""
         self._client = client
 
-    def call(self, method: str, url: str, *, audience: str, body: bytes | None = None) -> PeerAnswer:
+    def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        audience: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PeerAnswer:
         """See the port."""
+        given = {**_JSON, **(headers or {})} if body is not None else headers
         try:
-            answer = self._client.request(
-                method, url, audience=audience, content=body, headers=_JSON if body is not None else None
-            )
+            answer = self._client.request(method, url, audience=audience, content=body, headers=given)
         except PeerUnreachableError as error:
             raise PeerUnavailableError(str(error)) from error
         return PeerAnswer(status=answer.status, body=answer.body, headers=answer.headers)

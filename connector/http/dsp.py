@@ -4,32 +4,29 @@ Source: DSP 2025-1, the HTTPS bindings of the catalog, contract negotiation and 
 that protocol's typed bodies; unknown and not entitled are both 404.
 """
 
-import inspect
-from collections.abc import Callable, Coroutine
+import contextlib
+import hashlib
+from collections.abc import Callable
 from typing import Annotated, Any
 
-import anyio
-import anyio.to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 
 from connector.drivers.wire import DSP_PATH, caller_of
 from connector.http.access import Peer
-from connector.identity.errors import ForbiddenError, OverloadedError, UnauthorizedError
+from connector.http.dsp_route import MAX_TOKEN, DspRoute
+from connector.identity.membership import PeerIdentity
 from contracts import messages as m
 from contracts.codec import Expand, parse
-from contracts.errors import ContractError, CursorError, UnknownProcessError
+from contracts.errors import ContractError, UnknownProcessError
 from contracts.messages import CatalogRequestMessage
+from contracts.processes import Caller, Kind, Process
 from contracts.receipts import Answer
 from contracts.receipts import answer as shown
+from contracts.replies import Standing
 from contracts.service import ContractService
-from contracts.shapes import CONTEXT
 
 VERSION = "2025-1"
-_MAX_TOKEN = 2000
-_AT_ONCE = 8
 _FIRST = frozenset({m.ContractRequestMessage})
 _FIRST_OFFER = frozenset({m.ContractOfferMessage})
 _EVENT = frozenset({m.ContractNegotiationEventMessage})
@@ -42,55 +39,6 @@ _TRANSFER_STEPS: dict[str, type] = {
     "completion": m.TransferCompletionMessage,
     "termination": m.TransferTerminationMessage,
 }
-
-
-class DspRoute(APIRoute):
-    """A route whose errors are the protocol's own typed bodies, and whose whole work is one turn of one thread.
-
-    FastAPI would give the caller's check and the endpoint a thread each, and solve their dependencies anew per request;
-    together that costs as much as a message's SQL. The declarations of the endpoints stay, for the OpenAPI document.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler."""
-        endpoint: Callable[..., Response] = self.endpoint
-        names = frozenset(inspect.signature(endpoint).parameters)
-        pages = "page" in names
-        # More threads at once only wait for each other and keep more database connections busy.
-        lane = anyio.CapacityLimiter(_AT_ONCE)
-
-        def serve(request: Request, body: bytes) -> Response:
-            try:
-                known: dict[str, Any] = dict(request.path_params)
-                known["peer"] = request.app.state.peers.verify(request.headers.get("authorization"))
-                if "body" in names:
-                    known["body"] = body
-                if pages:
-                    known["page"] = _page(request)
-                return endpoint(**known)
-            except ContractError as error:
-                status = 404 if isinstance(error, UnknownProcessError) else 400
-                return _error(request, status, error.code, str(error))
-            except (UnauthorizedError, ForbiddenError) as error:
-                return _error(request, 401, error.code, str(error))
-            except OverloadedError as error:
-                return _error(request, 503, error.code, str(error))
-
-        async def handle(request: Request) -> Response:
-            try:
-                body = await request.body()
-            except HTTPException as error:
-                return _error(request, error.status_code, "refused", str(error.detail))
-            return await anyio.to_thread.run_sync(serve, request, body, limiter=lane)
-
-        return handle
-
-
-def _page(request: Request) -> str | None:
-    token = request.query_params.get("page")
-    if token is not None and len(token) > _MAX_TOKEN:
-        raise CursorError("page: this token was not handed out here")
-    return token
 
 
 async def _body(request: Request) -> bytes:
@@ -139,19 +87,35 @@ def version_router() -> APIRouter:
 def _catalog_routes(router: APIRouter, service: ContractService, expand: Expand | None) -> None:
     accepts = frozenset({CatalogRequestMessage})
 
-    @router.post("/catalog/request", openapi_extra=_takes("CatalogRequestMessage"))
-    def catalog(peer: Peer, body: Body, page: Annotated[str | None, Query(max_length=_MAX_TOKEN)] = None) -> Response:
-        """Return the catalog that this peer may see, a page at a time (``Link`` headers lead on and back)."""
+    @router.post(
+        "/catalog/request",
+        openapi_extra=_takes("CatalogRequestMessage"),
+        responses={304: {"description": "The page is what If-None-Match names."}},
+    )
+    def catalog(
+        peer: Peer,
+        body: Body,
+        page: Annotated[str | None, Query(max_length=MAX_TOKEN)] = None,
+        known: Annotated[str | None, Header(alias="If-None-Match")] = None,
+    ) -> Response:
+        """Return the catalog that this peer may see, a page at a time (``Link`` headers lead on and back).
+
+        Asking for a catalog changes nothing, although it is a POST; so a page that the caller has is a 304.
+        """
         message = parse(body, accepts, expand).message
         assert isinstance(message, CatalogRequestMessage)  # noqa: S101 - the codec was asked for this type only
         found = service.catalog.request(caller_of(peer), message, page)
         here = f"{service.participant.dsp_url}/catalog/request"
-        links = [
+        links = ", ".join(
             f'<{here}?page={token}>; rel="{relation}"'
             for relation, token in (("next", found.next), ("previous", found.previous))
             if token
-        ]
-        return JSONResponse(found.document, headers={"Link": ", ".join(links)} if links else None)
+        )
+        answer = JSONResponse(found.document, headers={"Link": links} if links else None)
+        answer.headers["ETag"] = tag = f'"{hashlib.sha256(bytes(answer.body) + links.encode()).hexdigest()[:32]}"'
+        if known is not None and tag in known:
+            return Response(status_code=304, headers={"ETag": tag} | ({"Link": links} if links else {}))
+        return answer
 
     @router.get("/catalog/datasets/{dataset_id:path}")
     def dataset(peer: Peer, dataset_id: str) -> Response:
@@ -166,7 +130,11 @@ def _negotiation_routes(router: APIRouter, service: ContractService, expand: Exp
         return _negotiation(desk.receive_first(caller_of(peer), parse(body, accepts, expand)))
 
     def later(accepts: frozenset[type], peer: Peer, pid: str, body: bytes) -> Response:
-        return _negotiation(desk.receive(caller_of(peer), pid, parse(body, accepts, expand)))
+        try:
+            return _negotiation(desk.receive(caller_of(peer), pid, parse(body, accepts, expand)))
+        except ContractError as error:
+            _name_process(desk.read, peer, pid, error)
+            raise
 
     @router.post("/negotiations/request", status_code=201, openapi_extra=_takes("ContractRequestMessage"))
     def request(peer: Peer, body: Body) -> Response:
@@ -246,43 +214,35 @@ def _transfer_step(service: ContractService, expand: Expand | None, kind: type) 
 
     def step(peer: Peer, pid: str, body: Body) -> Response:
         """Move a transfer process on."""
-        return _transfer(service.transfers.receive(caller_of(peer), pid, parse(body, accepts, expand)))
+        try:
+            return _transfer(service.transfers.receive(caller_of(peer), pid, parse(body, accepts, expand)))
+        except ContractError as error:
+            _name_process(service.transfers.read, peer, pid, error)
+            raise
 
     return step
 
 
+def _name_process(read: Callable[[Caller, str], Process], peer: PeerIdentity, pid: str, error: ContractError) -> None:
+    """Give the error the pids of the process in the path, where the caller may know them."""
+    with contextlib.suppress(UnknownProcessError):
+        found = read(caller_of(peer), pid)
+        error.pids = found.consumer_pid, found.provider_pid
+
+
 def _negotiation(answer: Answer) -> Response:
-    return _shown("ContractNegotiation", answer)
+    return _shown(Kind.NEGOTIATION, answer)
 
 
 def _transfer(answer: Answer) -> Response:
-    return _shown("TransferProcess", answer)
+    return _shown(Kind.TRANSFER, answer)
 
 
-def _shown(kind: str, answer: Answer) -> Response:
-    body = {
-        "@context": [CONTEXT],
-        "@type": kind,
-        "providerPid": answer.provider_pid,
-        "consumerPid": answer.consumer_pid,
-        "state": str(answer.state),
-    }
-    return JSONResponse(body, 201 if answer.created else 200)
-
-
-def _error(request: Request, status: int, code: str, reason: str) -> Response:
-    place = request.url.path.partition(DSP_PATH + "/")[2]
-    body: dict[str, Any] = {"@context": [CONTEXT]}
-    if place.startswith("catalog"):
-        body["@type"] = "CatalogError"
-    else:
-        # The protocol wants both pids; the caller knows which of them it sent, and nothing of it is repeated here.
-        body["@type"] = "TransferError" if place.startswith("transfers") else "ContractNegotiationError"
-        pid = request.path_params.get("pid", "")
-        body |= {"providerPid": pid, "consumerPid": pid}
-    body |= {"code": code, "reason": [reason]}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None  # noqa: PLR2004 - an HTTP status
-    return JSONResponse(body, status, headers)
+def _shown(kind: Kind, answer: Answer) -> Response:
+    standing = Standing(
+        kind=kind, state=str(answer.state), consumer_pid=answer.consumer_pid, provider_pid=answer.provider_pid
+    )
+    return JSONResponse(standing.document(), 201 if answer.created else 200)
 
 
 def _takes(kind: str) -> dict[str, Any]:

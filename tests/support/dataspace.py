@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -98,7 +98,15 @@ class Line:
     wire: Wire
     sender: str
 
-    def call(self, method: str, url: str, *, audience: str, body: bytes | None = None) -> PeerAnswer:
+    def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        audience: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> PeerAnswer:
         """See the port."""
         parts = urlsplit(url)
         side = next((s for s in self.wire.sides.values() if urlsplit(s.address).netloc == parts.netloc), None)
@@ -106,9 +114,9 @@ class Line:
         if side is None or fate == "drop":
             raise PeerUnavailableError("no such host")
         path = parts.path + (f"?{parts.query}" if parts.query else "")
-        headers = {"Authorization": f"Bearer {self.sender}"}
+        sent = {"Authorization": f"Bearer {self.sender}", **(headers or {})}
         for _ in range(2 if fate == "twice" else 1):
-            answer = side.client.request(method, path, content=body, headers=headers)
+            answer = side.client.request(method, path, content=body, headers=sent)
             self.wire.log.append((method, parts.path, answer.status_code))
         if fate == "lose":
             raise PeerUnavailableError("no answer")
