@@ -7,18 +7,25 @@ what a peer may see in a catalog are many and repeat; they are noted once an hou
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from connector.storage.decisions import LoggedDecision, SqlDecisionLog
 from policies.decision import Decision, Reason
-from policies.gate import PolicyGate, denied
+from policies.gate import PolicyGate, denied, needed_facts
 from policies.model import short
 from policies.scopes import Scope
+
+MoreFacts: TypeAlias = Callable[[str, object, frozenset[str]], Mapping[str, object]]
 
 
 def _in_force(_agreement_id: str) -> tuple[str, ...]:
     """Know of no agreement that was ended."""
     return ()
+
+
+def _nothing(_agreement_id: str, _purpose: object, _needed: frozenset[str]) -> Mapping[str, object]:
+    """Know nothing more."""
+    return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,19 +37,25 @@ class LoggedPolicyGate:
         log: where decisions go.
         now: aware UTC time.
         standing: why nothing may be done under an agreement any more, in sentences; empty while it is in force.
+        more: what else is known when a transfer under an agreement is asked for (agreement id, purpose, the facts that
+            the policy reads); asked outside transactions only.
     """
 
     gate: PolicyGate
     log: SqlDecisionLog
     now: Callable[[], datetime]
     standing: Callable[[str], Sequence[str]] = _in_force
+    more: MoreFacts = _nothing
 
     def decide(self, scope: Scope | str, policy: Mapping[str, Any], facts: Mapping[str, object]) -> Decision:
         """Decide, log, and return the decision; what cannot be known denies."""
         place = Scope(scope)
-        decision = self.gate.decide(place, policy, facts)
         named = str(policy.get("@id", ""))
         agreement_id = named if policy.get("@type") == "Agreement" else ""
+        known = facts
+        if agreement_id and place is Scope.TRANSFER and (needed := needed_facts(policy, place) - set(facts)):
+            known = {**self.more(agreement_id, facts.get("purpose"), needed), **facts}
+        decision = self.gate.decide(place, policy, known)
         if agreement_id:
             decision = denied(decision, self.standing(agreement_id))
         line = logged(

@@ -13,7 +13,7 @@ from typing import Any
 from connector.consent_services import ConsentManagerStatus, ExternalConsents
 from connector.datasets.snapshots import ParticipantSnapshots
 from connector.datasets.usage import UsageGate, approved_plan_facts
-from connector.datasets.usage_facts import UseFacts
+from connector.datasets.usage_facts import TransferFacts, UseFacts
 from connector.drivers.wire import DSP_PATH, PeerWire
 from connector.foundation import Foundation
 from connector.identity.files import read_secret
@@ -97,7 +97,6 @@ def lay_rooms(
         on_consent(dataset_id, purpose)
 
     external = ExternalConsents(links=SqlExternalConsents(foundation.database), status=consent_status(foundation))
-    gate = LoggedPolicyGate(gate=PolicyGate(now=now), log=decisions, now=now, standing=standing)
     pseudonym_key = bytes.fromhex(read_secret(settings.consent.pseudonym_key))
     consents = ConsentService(
         store=SqlConsentStore(foundation.database),
@@ -109,6 +108,10 @@ def lay_rooms(
     )
     training = TrainingContracts()
     contract_store = ContractStore(foundation.database)
+    plan_facts = approved_plan_facts(store)
+    uses = UseFacts(decisions=decisions, duties=duties, seconds_used=consents.store.seconds_used)
+    known = TransferFacts(agreements=contract_store, plan_facts=plan_facts, uses=uses, consents=consents)
+    gate = LoggedPolicyGate(gate=PolicyGate(now=now), log=decisions, now=now, standing=standing, more=known.read)
     tokens = TransferTokens(signer=foundation.signer, now=now)
     node = Node(
         participant_id=foundation.identity.participant_id,
@@ -126,9 +129,9 @@ def lay_rooms(
             consents=consents,
             decisions=decisions,
             now=now,
-            plan_facts=approved_plan_facts(store),
+            plan_facts=plan_facts,
             standing=standing,
-            use_facts=UseFacts(decisions=decisions, duties=duties).read,
+            use_facts=uses.read,
             confirm=external.confirm,
         ),
         snapshots=ParticipantSnapshots(settings, pseudonym_key),

@@ -97,7 +97,8 @@ def contribute(node: Node, key: str) -> Later | None:
         fail_step(node, step, error.code, str(error))
         scrub(node, job_id, before=number)
         return None
-    node.gate.used(part.agreement_id, job_id, number, answer.subjects)
+    seconds = outcome.cost.get("wall_seconds", 0.0)
+    node.gate.used(part.agreement_id, job_id, number, answer.subjects, seconds=seconds, epsilon=answer.epsilon)
     _keep(node, step, _package(node, part, plan, step, outcome), outcome)
     _hand_on(node, key)
     # Nobody waits for us any more.

@@ -140,11 +140,12 @@ class Contracts(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateAnswer:
-    """May this participation go on now, and with whose rows?"""
+    """May this participation go on now, with whose rows, and what differential privacy (epsilon) does that spend?"""
 
     allowed: bool
     reasons: tuple[str, ...] = ()
     subjects: frozenset[str] = frozenset()
+    epsilon: float = 0.0
 
 
 class Gate(Protocol):
@@ -166,8 +167,17 @@ class Gate(Protocol):
         """Decide whether the model may leave the job, which ``subjects`` of ours took part in, and log the decision."""
         ...
 
-    def used(self, agreement_id: str, job_id: str, round_number: int, subjects: frozenset[str]) -> None:
-        """Note whose rows a round read, for those learners' history of uses."""
+    def used(
+        self,
+        agreement_id: str,
+        job_id: str,
+        round_number: int,
+        subjects: frozenset[str],
+        *,
+        seconds: float,
+        epsilon: float,
+    ) -> None:
+        """Note whose rows a round read, for those learners' history of uses, its training time, and what it spent."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from policies.decision import Decision, Reason, Truth, Verdict
 from policies.errors import PolicyFormatError
-from policies.evaluate import USE, evaluate
+from policies.evaluate import USE, evaluate, required_facts
 from policies.model import ODRL, ORCHARD, Atomic, Constraint, Operator, Policy
 from policies.operands.compare import number
 from policies.operands.consent import COHORT_FLOOR, CONSENT
@@ -48,6 +48,14 @@ class PolicyGate:
             decision = malformed(place, str(error))
         self.log(decision)
         return decision
+
+
+def needed_facts(policy: Mapping[str, Any], scope: Scope) -> frozenset[str]:
+    """Return the names of the facts that a policy reads at ``scope``; none where it cannot be read."""
+    try:
+        return frozenset(required_facts(_parsed(policy), scope).values())
+    except PolicyFormatError:
+        return frozenset()
 
 
 def _parsed(document: Mapping[str, Any]) -> Policy:

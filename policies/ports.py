@@ -24,6 +24,21 @@ class UseSpan:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class UseCost:
+    """What one round of training has cost: for the agreement's metered time and the dataset's privacy ledger.
+
+    Attributes:
+        agreement_id: under which it was done.
+        seconds: of training beside the data.
+        epsilon: of differential privacy; 0 for a round without noise, which has no bound to add up.
+    """
+
+    agreement_id: str
+    seconds: float = 0.0
+    epsilon: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ConsentedTerms:
     """What the notices in force say about one purpose of a dataset: what everybody who counts has agreed to.
 
@@ -65,8 +80,11 @@ class ConsentUnit(Protocol):
         """Insert or replace records and append their events (one per record)."""
         ...
 
-    def record_use(self, use: UseSpan, subjects: frozenset[str]) -> None:
-        """Note that ``use.last_round`` of a job read the rows of exactly these subjects; a repeat changes nothing."""
+    def record_use(self, use: UseSpan, subjects: frozenset[str], cost: UseCost | None = None) -> None:
+        """Note that ``use.last_round`` of a job read the rows of exactly these subjects; a repeat changes nothing.
+
+        Its cost is added at each note: a second attempt trains again, and may show another noisy sum.
+        """
         ...
 
     def on_commit(self, callback: Callable[[], None]) -> None:
@@ -111,6 +129,14 @@ class ConsentStore(Protocol):
 
     def uses_of(self, subject_refs: Sequence[str]) -> list[UseSpan]:
         """Return the uses of these subjects' rows, by job and first round."""
+        ...
+
+    def seconds_used(self, agreement_id: str) -> float:
+        """Return the training seconds that rounds under an agreement have taken so far."""
+        ...
+
+    def epsilon_spent(self, dataset_id: str) -> float:
+        """Return what all noisy rounds over a dataset have spent; 0 where there was none."""
         ...
 
     def due(self, now: datetime, limit: int) -> list[ConsentRecord]:

@@ -17,7 +17,7 @@ from policies.errors import ConsentError, ConsentFormatError, GuardianNotAllowed
 from policies.expressions import Ledger
 from policies.notices import Notice, check_successor
 from policies.people import Answer, Caller, Expression, ImportResult
-from policies.ports import ConsentedTerms, ConsentStore, ConsentUnit, UseSpan
+from policies.ports import ConsentedTerms, ConsentStore, ConsentUnit, UseCost, UseSpan
 from policies.receipts import issue_receipt, record_document
 from policies.signing import Signer
 from policies.subjects import subject_ref
@@ -288,9 +288,9 @@ class ConsentService:
         """Return how many consent as a band; below the floor only that it is below."""
         return band(self.store.count(dataset_id, purpose, self.now()) if purpose else 0, floor)
 
-    def record_use(self, use: UseSpan, subjects: frozenset[str]) -> None:
-        """Note that round ``use.last_round`` of a job read these subjects' rows (the provider's own note)."""
-        self.store.run("consent.record_use", lambda unit: unit.record_use(use, subjects))
+    def record_use(self, use: UseSpan, subjects: frozenset[str], cost: UseCost | None = None) -> None:
+        """Note that round ``use.last_round`` of a job read these subjects' rows, and what that cost (our own note)."""
+        self.store.run("consent.record_use", lambda unit: unit.record_use(use, subjects, cost))
 
     # Inside
 

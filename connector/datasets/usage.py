@@ -7,7 +7,7 @@ this participant as a band at most.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from connector.policy_log import logged
 from connector.storage.decisions import LoggedDecision
@@ -21,18 +21,16 @@ from learning.jobs import PlanState, ReceivedPlan
 from learning.ports import GateAnswer, Store
 from policies.counts import band
 from policies.decision import Decision, Reason
-from policies.errors import PolicyFormatError
-from policies.evaluate import required_facts
-from policies.gate import PolicyGate, denied
+from policies.gate import PolicyGate, denied, needed_facts
 from policies.operands.consent import COHORT_FLOOR
-from policies.parse import parse_policy
-from policies.ports import UseSpan
+from policies.operands.training import WITHOUT_BOUND
+from policies.ports import UseCost, UseSpan
 from policies.scopes import Scope
 from policies.service import ConsentService
 
 _NO_NOISE = "none"
 _NO_AGREEMENT = "agreement: there is no such agreement here"
-_USE_FACTS = frozenset({"use_count", "last_used_at", "paid_amount"})
+USE_FACTS = frozenset({"use_count", "last_used_at", "paid_amount", "used_seconds"})
 
 
 def _nothing(_agreement_id: str) -> Mapping[str, object]:
@@ -52,8 +50,12 @@ def approved_plan_facts(store: Store) -> Callable[[str], Mapping[str, object]]:
         if not plans:
             return {}
         newest = max(plans, key=lambda plan: plan.received_at)
-        mode = newest.document["payload"]["aggregation"]["mode"]
-        return {"algorithm_digest": newest.plan_digest, "aggregation": mode, "output_kind": "model"}
+        plan = newest.document["payload"]
+        known = {
+            name: plan[name] for name in ("algorithm_class", "granularity", "epsilon") if plan.get(name) is not None
+        }
+        mode = plan["aggregation"]["mode"]
+        return {"algorithm_digest": newest.plan_digest, "aggregation": mode, "output_kind": "model", **known}
 
     return read
 
@@ -104,7 +106,7 @@ class UsageGate:
         decisions: the decision log.
         now: aware UTC time.
         plan_facts: what else is known at a round under an agreement, by the names that ``policies.operands`` read
-            (``aggregation``, ``algorithm_digest``, ``output_kind``, ``use_count``, ``epsilon_spent``...).
+            (``aggregation``, ``algorithm_digest``, ``output_kind``...), and ``epsilon`` for a plan whose rounds are noisy.
         noise: what a learner's history says of the noise in a round they took part in.
         standing: why nothing may be done under an agreement any more (it was ended, a duty is overdue); beats consent.
         use_facts: what is known of earlier uses, asked for only what the policy reads.
@@ -157,14 +159,15 @@ class UsageGate:
         asked = _Asked(
             purpose=purpose, algorithm_class=algorithm_class, size=len(subjects), job_id=job_id, round=round_number
         )
-        decision = self._decide(Scope.ROUND, record, asked, need)
+        plan = self.plan_facts(agreement_id)
+        decision = self._decide(Scope.ROUND, record, asked, plan, need)
         if not problems and decision.allowed and len(subjects) < need:
             problems = ["cohortFloor: fewer learners consent now than the plan asks for"]
         # What is known before anybody is counted says it all; the policy's own view of nobody would only confuse.
         decision = denied(dataclasses.replace(decision, reasons=()) if problems else decision, problems)
         self._log(record, decision, asked)
         if decision.allowed:
-            return GateAnswer(allowed=True, subjects=subjects)
+            return GateAnswer(allowed=True, subjects=subjects, epsilon=_epsilon(plan) or 0.0)
         return GateAnswer(allowed=False, reasons=decision.refusals)
 
     def release(
@@ -184,13 +187,29 @@ class UsageGate:
         asked = _Asked(
             purpose=purpose, algorithm_class=algorithm_class, size=subjects, job_id=job_id, round=round_number
         )
-        decision = self._decide(Scope.RELEASE, record, asked, max(terms_of(record).cohort_floor, 1))
+        plan, need = self.plan_facts(agreement_id), max(terms_of(record).cohort_floor, 1)
+        decision = self._decide(Scope.RELEASE, record, asked, plan, need)
         decision = denied(decision, self._problems(record, purpose, algorithm_class))
         self._log(record, decision, asked)
         return GateAnswer(allowed=decision.allowed, reasons=decision.refusals)
 
-    def used(self, agreement_id: str, job_id: str, round_number: int, subjects: frozenset[str]) -> None:
-        """Note whose rows a round read, as spans of rounds: only who comes or goes makes a row.
+    def _budget(self, dataset_id: str, epsilon: float | None, scope: Scope) -> object:
+        """What the dataset has spent when this round is over; at release nothing more is spent."""
+        if epsilon is None:
+            return WITHOUT_BOUND
+        return self.consents.store.epsilon_spent(dataset_id) + (epsilon if scope is Scope.ROUND else 0.0)
+
+    def used(
+        self,
+        agreement_id: str,
+        job_id: str,
+        round_number: int,
+        subjects: frozenset[str],
+        *,
+        seconds: float = 0.0,
+        epsilon: float = 0.0,
+    ) -> None:
+        """Note whose rows a round read, as spans of rounds (only who comes or goes makes a row), and what it cost.
 
         Raises:
             StepFailedError: the agreement is gone or names no purpose, so that nothing may have been read.
@@ -207,7 +226,7 @@ class UsageGate:
             last_round=round_number,
             noise=self.noise,
         )
-        self.consents.record_use(use, subjects)
+        self.consents.record_use(use, subjects, UseCost(agreement_id=agreement_id, seconds=seconds, epsilon=epsilon))
 
     def _record(self, agreement_id: str) -> AgreementRecord | None:
         record = self.agreements.agreement(agreement_id)
@@ -225,11 +244,13 @@ class UsageGate:
             found.append(f"algorithmClass: asked {algorithm_class}, the learners consented to another one")
         return found
 
-    def _decide(self, scope: Scope, record: AgreementRecord, asked: "_Asked", need: int) -> Decision:
+    def _decide(
+        self, scope: Scope, record: AgreementRecord, asked: "_Asked", plan: Mapping[str, object], need: int
+    ) -> Decision:
         document = payload(record.agreement)
         agreement_id, purpose = record.agreement.id, asked.purpose
         facts: dict[str, object] = {
-            **self.plan_facts(agreement_id),
+            **plan,
             **consumer_facts(record.counterparty),
             "target": record.agreement.target,
             "agreed_at": record.concluded_at,
@@ -238,9 +259,11 @@ class UsageGate:
             "consent": "granted",
             "cohort_size": asked.size,
         }
-        needed = _needed(document, scope)
-        if needed & _USE_FACTS:
-            facts |= self.use_facts(agreement_id, asked.job_id, asked.round, needed & _USE_FACTS)
+        needed = needed_facts(document, scope)
+        if needed & USE_FACTS:
+            facts |= self.use_facts(agreement_id, asked.job_id, asked.round, needed & USE_FACTS)
+        if "epsilon_spent" in needed:
+            facts["epsilon_spent"] = self._budget(record.agreement.target, _epsilon(plan), scope)
         if "data_categories" in needed:
             facts["data_categories"] = self.consents.terms(record.agreement.target, purpose).data_categories
         decision = PolicyGate(now=self.now).decide(scope, document, facts)
@@ -270,11 +293,10 @@ class _Asked:
     round: int | None
 
 
-def _needed(document: Mapping[str, Any], scope: Scope) -> frozenset[str]:
-    try:
-        return frozenset(required_facts(parse_policy(document), scope).values())
-    except PolicyFormatError:
-        return frozenset()
+def _epsilon(plan: Mapping[str, object]) -> float | None:
+    """What a round of the plan spends; None for a plan without noise, which has no bound."""
+    found = plan.get("epsilon")
+    return float(found) if isinstance(found, (int, float)) and found > 0 else None
 
 
 def _banded(reason: Reason, shown: str) -> Reason:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Update, and_, bindparam, select, update
 
 from connector.storage.tables_consents import consent_use_spans, consent_uses
-from policies.ports import UseSpan
+from policies.ports import UseCost, UseSpan
 
 _MASK = (1 << 128) - 1
 
@@ -15,16 +15,19 @@ def write_use(
     connection: Connection,
     use: UseSpan,
     subjects: frozenset[str],
+    cost: UseCost | None = None,
     *,
     locked: Callable[[Select[Any]], Select[Any]],
 ) -> None:
-    """Note that round ``use.last_round`` read exactly these subjects' rows; an earlier round changes nothing.
+    """Note that round ``use.last_round`` read exactly these subjects' rows; of an earlier round only its cost.
 
     The last round may be noted again (a second attempt, a redelivered message) and may have read other rows the second
     time: whoever was in either is noted as in, because both read.
     """
     round_number = use.last_round
     last, known = _lock_job(connection, use, locked)
+    if cost is not None:
+        connection.execute(_spent(use, cost))
     members = checksum(subjects)
     if last is not None and round_number > last and known == members:
         # Nobody came or went: their spans stay open as they are.
@@ -63,6 +66,17 @@ def checksum(subjects: frozenset[str]) -> str:
 def _moved(use: UseSpan, members: str) -> Update:
     job = consent_uses
     values = {"last_round": use.last_round, "noise": use.noise, "members": members}
+    return update(job).where(_of(job, use)).values(**values)
+
+
+def _spent(use: UseSpan, cost: UseCost) -> Update:
+    # A second attempt trains again and may show another noisy sum: it costs again.
+    job = consent_uses
+    values = {
+        "agreement_id": cost.agreement_id,
+        "seconds": job.c.seconds + cost.seconds,
+        "epsilon": job.c.epsilon + cost.epsilon,
+    }
     return update(job).where(_of(job, use)).values(**values)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -12,13 +12,19 @@ from connector.storage.consent_rows import event_row, event_value, record_row, r
 from connector.storage.consent_uses import read_uses, write_use
 from connector.storage.database import Database, Transaction
 from connector.storage.external_consents import unlink_answered
-from connector.storage.tables_consents import consent_events, consent_notices, consent_purposes, consent_records
+from connector.storage.tables_consents import (
+    consent_events,
+    consent_notices,
+    consent_purposes,
+    consent_records,
+    consent_uses,
+)
 from connector.storage.webhooks import queue_events
 from policies.codec import notice_document, parse_notice
 from policies.consent import ACTIVE, ConsentEvent, ConsentRecord
 from policies.expressions import stamp
 from policies.notices import Notice
-from policies.ports import ConsentedTerms, ConsentUnit, UseSpan
+from policies.ports import ConsentedTerms, ConsentUnit, UseCost, UseSpan
 from policies.subjects import REF_LENGTH
 
 T = TypeVar("T")
@@ -121,6 +127,18 @@ class SqlConsentStore:
         """Return in which rounds of which jobs these subjects' rows were read."""
         with self._database.reading() as connection:
             return [use for part in _batches(subject_refs) for use in read_uses(connection, part)]
+
+    def seconds_used(self, agreement_id: str) -> float:
+        """Return the training seconds that rounds under an agreement have taken so far."""
+        return self._total(consent_uses.c.seconds, consent_uses.c.agreement_id == agreement_id)
+
+    def epsilon_spent(self, dataset_id: str) -> float:
+        """Return what all noisy rounds over a dataset have spent; 0 where there was none."""
+        return self._total(consent_uses.c.epsilon, consent_uses.c.dataset_id == dataset_id)
+
+    def _total(self, column: Column[float], wanted: ColumnElement[bool]) -> float:
+        with self._database.reading() as connection:
+            return float(connection.execute(select(func.coalesce(func.sum(column), 0.0)).where(wanted)).scalar_one())
 
     def due(self, now: datetime, limit: int) -> list[ConsentRecord]:
         """Return active records whose time has run out."""
@@ -227,9 +245,9 @@ class SqlConsentUnit:
         unlink_answered(self._connection, events)
         queue_events(self._connection, events, datetime.fromisoformat(events[-1].payload["recorded_at"]))
 
-    def record_use(self, use: UseSpan, subjects: frozenset[str]) -> None:
-        """Note that round ``use.last_round`` read the rows of exactly these subjects."""
-        write_use(self._connection, use, subjects, locked=self._locked)
+    def record_use(self, use: UseSpan, subjects: frozenset[str], cost: UseCost | None = None) -> None:
+        """Note that round ``use.last_round`` read the rows of exactly these subjects, and what that cost."""
+        write_use(self._connection, use, subjects, cost, locked=self._locked)
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` after the commit."""

@@ -1,9 +1,22 @@
-"""What is computed: algorithm class and digest, kind of output, privacy budget. Known once there is a training plan."""
+"""What is computed: algorithm class and digest, kind of output, privacy budget. Known once there is a training plan.
 
-from policies.model import ORCHARD
+``orchard:privacyBudget lteq E`` compares what the dataset would have spent after this round (``epsilon_spent``). A plan
+that adds no noise has no bound at all: its fact is :data:`WITHOUT_BOUND`, which lies above every number.
+"""
+
+import math
+
+from policies.model import ORCHARD, Value
 from policies.operands.compare import names, number, ordered
 from policies.operands.operand import Operand, reading
 from policies.scopes import Scope, since
+
+WITHOUT_BOUND = "more than any budget (the plan adds no noise)"
+
+
+def _spent(value: Value) -> float | None:
+    return math.inf if value == WITHOUT_BOUND else number(value)
+
 
 OPERANDS = (
     *(
@@ -19,7 +32,7 @@ OPERANDS = (
         iri=ORCHARD + "privacyBudget",
         binds=since(Scope.ROUND),
         read=reading("epsilon_spent"),
-        compare=ordered(number),
+        compare=ordered(_spent),
         fact="epsilon_spent",
     ),
 )

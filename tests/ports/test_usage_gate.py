@@ -9,22 +9,25 @@ from typing import Any
 import pytest
 
 from connector.datasets.usage import UsageGate, approved_plan_facts
-from connector.datasets.usage_facts import UseFacts
+from connector.datasets.usage_facts import TransferFacts, UseFacts
+from connector.policy_log import LoggedPolicyGate
 from connector.storage.contracts import ContractStore
 from connector.storage.database import Database
 from connector.storage.decisions import SqlDecisionLog
 from connector.storage.duties import SqlDuties
 from connector.storage.learning import SqlLearningStore
 from contracts.agreement import agreement_digest
+from contracts.agreement import payload as payload_of
 from contracts.messages import Agreement
 from contracts.processes import AgreementRecord, Counterparty
 from contracts.states import Role
 from learning.errors import StepFailedError
 from learning.jobs import PlanState, ReceivedPlan
 from policies.consent import ConsentAction
+from policies.gate import PolicyGate
 from policies.ports import UseSpan
 from policies.subjects import subject_ref
-from policies.templates import fill_template
+from policies.templates import fill_template, template_names
 from tests.support.consents import DATASET, PURPOSE, START, ConsentRig, consent_rig, imported, notice
 
 AI_PROVIDER = "did:web:ai.example"
@@ -86,6 +89,12 @@ def rig(database: Database) -> Rig:
     rig = Rig(gate=gate, consents=consents, log=log, store=store, database=database)
     rig.conclude(rules())
     return rig
+
+
+def use_facts(rig: Rig) -> UseFacts:
+    """Return the facts about earlier uses over the rig's stores."""
+    seconds = rig.consents.service.store.seconds_used
+    return UseFacts(decisions=rig.log, duties=SqlDuties(rig.database), seconds_used=seconds)
 
 
 def leave(rig: Rig, *numbers: int) -> None:
@@ -170,6 +179,96 @@ def test_what_is_not_known_denies(rig: Rig) -> None:
     assert not knowing.check("urn:uuid:secure", PURPOSE, "https://w3id.org/orchard/Other", 10).allowed
 
 
+def test_metered_time_counts_the_training_that_was_done(rig: Rig) -> None:
+    """Seconds add up over rounds, second attempts included, and over jobs; at the limit the next round is denied."""
+    limited = rules()
+    limited["permission"][0]["constraint"].append(
+        {"leftOperand": "meteredTime", "operator": "lt", "rightOperand": "PT1M"}
+    )
+    rig.conclude(limited, id="urn:uuid:metered")
+    gate = dataclasses.replace(rig.gate, use_facts=use_facts(rig).read)
+
+    def check(job: str, number: int) -> Any:
+        return gate.check("urn:uuid:metered", PURPOSE, ALGORITHM, 10, job_id=job, round_number=number)
+
+    for job, number in (("urn:a", 1), ("urn:a", 2), ("urn:a", 2), ("urn:b", 1)):
+        answer = check(job, number)
+        assert answer.allowed
+        gate.used("urn:uuid:metered", job, number, answer.subjects, seconds=15.0)
+    late = check("urn:b", 2)
+    assert late.reasons == ("meteredTime: asked 60.0, the offer allows only less than PT1M",)
+    assert rig.check().allowed, "another agreement has its own time"
+
+
+def test_a_privacy_budget_refuses_what_has_no_bound_and_ends_when_it_is_spent(rig: Rig) -> None:
+    """Without noise a plan spends more than any budget; with noise attempts add up over the dataset."""
+    rig.conclude(rules("training-with-privacy-budget", epsilon=2), id="urn:uuid:budget")
+    plain = rig.gate.check("urn:uuid:budget", PURPOSE, ALGORITHM, 10)
+    assert plain.reasons == (
+        "privacyBudget: asked more than any budget (the plan adds no noise), the offer allows only at most 2",
+    )
+    assert not rig.gate.release("urn:uuid:budget", PURPOSE, ALGORITHM, 12).allowed
+    rig.gate.used(AGREEMENT, "urn:plain", 1, rig.check().subjects, seconds=1.0)
+    ledger = rig.consents.service.store
+    assert ledger.epsilon_spent(DATASET) == 0
+    noisy = dataclasses.replace(rig.gate, plan_facts=lambda _agreement: {"epsilon": 0.75})
+    for number in (1, 1):
+        answer = noisy.check("urn:uuid:budget", PURPOSE, ALGORITHM, 10, job_id="urn:noisy", round_number=number)
+        assert (answer.allowed, answer.epsilon) == (True, 0.75)
+        noisy.used("urn:uuid:budget", "urn:noisy", number, answer.subjects, epsilon=answer.epsilon)
+    assert ledger.epsilon_spent(DATASET) == 1.5
+    third = noisy.check("urn:uuid:budget", PURPOSE, ALGORITHM, 10, job_id="urn:noisy", round_number=2)
+    assert third.reasons == ("privacyBudget: asked 2.25, the offer allows only at most 2",)
+    assert noisy.release("urn:uuid:budget", PURPOSE, ALGORITHM, 12).allowed
+
+
+@pytest.mark.parametrize("template", template_names())
+def test_no_template_is_denied_for_want_of_a_source(rig: Rig, template: str) -> None:
+    """Every template's policy is decided at transfer and at a round from what this connector knows by itself."""
+    values: dict[str, dict[str, Any]] = {
+        "training-secure": {"algorithm_classes": [ALGORITHM]},
+        "training-with-deletion": {"delete_after": "P90D"},
+        "training-deletion-after-job": {"delete_after": "P90D"},
+        "training-with-privacy-budget": {"epsilon": 8},
+        "training-for-named-recipients": {"recipients": [AI_PROVIDER]},
+        "training-counted": {"uses": 3},
+    }
+    agreement = f"urn:uuid:{template}"
+    given = rules(template, **values.get(template, {}))
+    metered = {"leftOperand": "meteredTime", "operator": "lteq", "rightOperand": "PT1H"}
+    granularity = {"leftOperand": "https://w3id.org/orchard/granularity", "operator": "eq", "rightOperand": "provider"}
+    given["permission"][0]["constraint"] += [metered, granularity]
+    rig.conclude(given, id=agreement)
+    store = SqlLearningStore(rig.database, lambda _task, _key: None, rig.consents.clock)
+    payload = {
+        "aggregation": {"mode": "star"},
+        "algorithm_class": ALGORITHM,
+        "granularity": "provider",
+        "epsilon": 0.5,
+    }
+    plan = ReceivedPlan(
+        plan_digest="digest",
+        agreement_id=agreement,
+        consumer=AI_PROVIDER,
+        document={"payload": payload},
+        state=PlanState.APPROVED,
+        received_at=START,
+    )
+    store.run("test.plan", lambda records: records.add(plan))
+    uses = use_facts(rig)
+    facts = TransferFacts(
+        agreements=rig.store, plan_facts=approved_plan_facts(store), uses=uses, consents=rig.consents.service
+    )
+    clock = rig.consents.clock
+    door = LoggedPolicyGate(gate=PolicyGate(now=clock), log=rig.log, now=clock, more=facts.read)
+    record = rig.store.agreement(agreement)
+    assert record is not None
+    asked = {"assignee": AI_PROVIDER, "purpose": PURPOSE}
+    assert door.decide("transfer", payload_of(record.agreement), asked).refusals == ()
+    gate = dataclasses.replace(rig.gate, plan_facts=facts.plan_facts, use_facts=uses.read)
+    assert gate.check(agreement, PURPOSE, ALGORITHM, 10, job_id="urn:job", round_number=1).reasons == ()
+
+
 def test_the_approved_plan_says_what_is_computed(rig: Rig) -> None:
     """What a policy asks of a plan is known from the newest one that this provider approved under the agreement."""
     store = SqlLearningStore(rig.database, lambda _task, _key: None, rig.consents.clock)
@@ -179,12 +278,17 @@ def test_the_approved_plan_says_what_is_computed(rig: Rig) -> None:
             plan_digest=f"digest-{number}",
             agreement_id=AGREEMENT,
             consumer=AI_PROVIDER,
-            document={"payload": {"aggregation": {"mode": "star"}}},
+            document={"payload": {"aggregation": {"mode": "star"}, "algorithm_class": ALGORITHM}},
             state=state,
             received_at=START + timedelta(minutes=number),
         )
         assert store.run("test.plan", lambda records, plan=plan: records.add(plan))
-    assert facts(AGREEMENT) == {"algorithm_digest": "digest-0", "aggregation": "star", "output_kind": "model"}
+    assert facts(AGREEMENT) == {
+        "algorithm_class": ALGORITHM,
+        "algorithm_digest": "digest-0",
+        "aggregation": "star",
+        "output_kind": "model",
+    }
     assert facts("urn:uuid:other") == {}
 
 
@@ -261,7 +365,7 @@ def test_a_model_of_too_few_is_not_released_and_the_log_says_so(rig: Rig) -> Non
 def test_a_counted_use_is_a_round_once(rig: Rig) -> None:
     """A policy that allows two uses allows two rounds, a second attempt at one of them included, and no third."""
     rig.conclude(rules("training-counted", uses=2), id="urn:uuid:counted")
-    facts = UseFacts(decisions=rig.log, duties=SqlDuties(rig.database))
+    facts = use_facts(rig)
     gate = dataclasses.replace(rig.gate, use_facts=facts.read)
     allowed = [
         gate.check("urn:uuid:counted", PURPOSE, ALGORITHM, 10, job_id="urn:job", round_number=number).allowed

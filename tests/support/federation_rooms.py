@@ -127,7 +127,16 @@ class FakeGate:
         kept = self.made[0].keeps_model
         return GateAnswer(allowed=not kept, reasons=(kept,) if kept else ())
 
-    def used(self, agreement_id: str, job_id: str, round_number: int, subjects: frozenset[str]) -> None:
+    def used(
+        self,
+        agreement_id: str,
+        job_id: str,
+        round_number: int,
+        subjects: frozenset[str],
+        *,
+        seconds: float,
+        epsilon: float,
+    ) -> None:
         """Note whose rows were read."""
         self.made[0].used.append((round_number, subjects))
 
