@@ -74,8 +74,14 @@ system:
 demo: setup
 	$(BIN)/orchard demo $(ARGS)
 
+# Two processes for what runs in one; then what starts participants of its own, which fill the machine by themselves.
 test: setup system
+ifeq (,$(ARGS))
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/e2e
+	$(BIN)/pytest tests/e2e
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 lint: setup
 	$(BIN)/ruff check .
