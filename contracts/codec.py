@@ -91,19 +91,17 @@ def load(raw: bytes, expand: Expand | None = None) -> dict[str, Any]:
         raise MalformedMessageError(f"the body cannot be read under its @context: {error}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MalformedMessageError("the body cannot be read under its @context") from error
-    if _filters(body) and not found.get("filter"):
+    if _asked(body) > _asked(found):
         # What a context does not name falls away in JSON-LD; a filter that falls away would mean "everything".
         raise MalformedMessageError("filter: its members mean nothing under the body's @context")
     return found
 
 
-def _filters(body: Mapping[str, Any]) -> bool:
-    """Say whether a body that is not compact carries a filter that says something."""
-    for name, value in body.items():
-        if name == "filter" or name.endswith((":filter", "/filter")):
-            entries = value if isinstance(value, list) else [value]
-            return any(isinstance(entry, Mapping) and set(entry) - {"@type", "@context"} for entry in entries)
-    return False
+def _asked(body: Mapping[str, Any]) -> int:
+    """Count what the filter of a body asks, under whatever name it stands."""
+    found = (value for name, value in body.items() if name == "filter" or name.endswith((":filter", "/filter")))
+    entries = [entry for value in found for entry in (value if isinstance(value, list) else [value])]
+    return sum(len(set(entry) - {"@type", "@context"}) for entry in entries if isinstance(entry, Mapping))
 
 
 def encode(message: Message, *, message_id: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _named(value: Any) -> Any:
         return value
     found: dict[str, Any] = {}
     for key, inner in value.items():
-        name: str = _names().get(key, key)
+        name = str(_names().get(key, key))
         one = _named(inner)
         if name != key and isinstance(one, dict) and set(one) == {"@list"}:
             one = one["@list"]
