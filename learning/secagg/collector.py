@@ -7,9 +7,9 @@ import numpy as np
 from learning.secagg.context import Group, RoundContext
 from learning.secagg.errors import CohortFloorError, ShareError
 from learning.secagg.packing import Bytes, RingVector, reduce, ring_dtype, unpack
-from learning.secagg.seat import duties
 from learning.secagg.sets import ContributorSet
 from learning.secagg.shares import ShareHeader
+from learning.secagg.work import duties
 
 
 def open_orders(
@@ -19,6 +19,7 @@ def open_orders(
     lost: frozenset[int],
     context: RoundContext,
     group: Group,
+    blank: frozenset[int] = frozenset(),
 ) -> dict[int, frozenset[int] | None]:
     """Return which seats still have to release: column -> ``lost`` of its last share (None: it has given none).
 
@@ -27,7 +28,8 @@ def open_orders(
         proposed: the agreed set.
         lost: the seats declared lost by now; a share of a lost seat no longer counts.
         context: the attempt that is open.
-        group: the seats.
+        group: the seats; a share of a seat that was replaced since no longer counts.
+        blank: the seats that were replaced in this round, and so carry no vectors.
 
     Raises:
         SeatsLostError: too many seats are lost; the round cannot be finished.
@@ -36,14 +38,27 @@ def open_orders(
     for column in range(len(group.seats)):
         if column in lost:
             continue
-        wanted = duties(column, proposed, lost, context=context, group=group)
-        last = max((share.lost for share in shares if share.column == column), key=len, default=None)
+        wanted = duties(column, proposed, lost, context=context, group=group, blank=blank)
+        last = last_share(shares, column, group)
         if last is not None:
-            done = duties(column, proposed, last, context=context, group=group)
+            done = duties(column, proposed, last.lost, context=context, group=group, blank=last.blank)
             if wanted == done:
                 continue
-        orders[column] = last
+        orders[column] = None if last is None else last.lost
     return orders
+
+
+def counting(shares: Iterable[ShareHeader], *, lost: Collection[int], group: Group) -> list[ShareHeader]:
+    """Return the shares that count: those of seats that are neither lost nor replaced."""
+    return [
+        share for share in shares if share.column not in lost and group.seats[share.column].participant == share.seat
+    ]
+
+
+def last_share(shares: Iterable[ShareHeader], column: int, group: Group) -> ShareHeader | None:
+    """Return the latest share of the seat that now holds ``column``, or None."""
+    own = [share for share in counting(shares, lost=(), group=group) if share.column == column]
+    return max(own, key=lambda share: len(share.lost) + len(share.blank), default=None)
 
 
 def add_shares(
@@ -67,23 +82,39 @@ def add_shares(
         ShareError: some seed or some vector is covered twice or not at all.
     """
     total = np.zeros(context.d, dtype=ring_dtype(context.k))
+    arrived = list(shares)
+    kept = counting((header for header, _ in arrived), lost=lost, group=group)
+    check_cover(kept, proposed, context=context, group=group)
+    names = {header.digest for header in kept}
+    for header, load in arrived:
+        if header.digest in names:
+            np.add(total, unpack(load(), context.d, context.k), out=total)
+    return reduce(total, context.k)
+
+
+def check_cover(
+    shares: Iterable[ShareHeader], proposed: ContributorSet, *, context: RoundContext, group: Group
+) -> None:
+    """Check that shares cover every seed and every contributor of ``proposed`` exactly once.
+
+    Raises:
+        ShareError: some seed or some vector is covered twice or not at all.
+    """
     seeds: list[int] = []
     carried: list[str] = []
-    for header, load in shares:
-        if header.column in lost:
-            continue
-        work = duties(header.column, proposed, header.lost, context=context, group=group)
+    for header in shares:
+        work = duties(header.column, proposed, header.lost, context=context, group=group, blank=header.blank)
         done_seeds: Collection[int] = ()
         done_carried: Collection[str] = ()
         if header.released is not None:
-            before = duties(header.column, proposed, header.released, context=context, group=group)
+            before = duties(
+                header.column, proposed, header.released, context=context, group=group, blank=header.released_blank
+            )
             done_seeds, done_carried = before.seeds, before.carried
         seeds.extend(work.seeds.difference(done_seeds))
         carried.extend(work.carried.difference(done_carried))
-        np.add(total, unpack(load(), context.d, context.k), out=total)
     if sorted(seeds) != list(range(len(group.table))) or sorted(carried) != list(proposed.contributors):
         raise ShareError("the shares do not cover every seed and every contributor exactly once")
-    return reduce(total, context.k)
 
 
 def add_clear(vectors: Mapping[str, Callable[[], Bytes]], *, context: RoundContext, n_min: int) -> RingVector:

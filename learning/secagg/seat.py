@@ -5,9 +5,8 @@ crash continues from its rows. A share is V_a = sum of the carried masked vector
 both over the agreed set only; the shares of all seats add up to the plain sum, and any fewer are uniform.
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,27 +15,18 @@ from learning.secagg.context import Group, RoundContext
 from learning.secagg.errors import (
     BoxError,
     DuplicateUploadError,
-    HeaderError,
-    SeatsLostError,
     SecondReleaseError,
     SeedCommitmentError,
     VectorError,
 )
 from learning.secagg.header import UploadHeader, seed_commitment, verify_header
 from learning.secagg.keys import SealingKey, box_info
-from learning.secagg.masking import SEED_BYTES, accumulate
+from learning.secagg.masking import SEED_BYTES
 from learning.secagg.packing import Bytes, pack, reduce, ring_dtype, unpack
 from learning.secagg.sets import ContributorSet, check_size, verify_quorum
 from learning.secagg.shares import Share, sign_share
+from learning.secagg.work import Begun, Duties, Parts, duties, own_seeds
 from policies.signing import Signer
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Duties:
-    """What one seat adds up: the seed indices whose masks it expands, and the contributors whose vectors it adds."""
-
-    seeds: frozenset[int]
-    carried: frozenset[str]
 
 
 def accept_header(
@@ -79,15 +69,31 @@ def accept_header(
 
 
 def open_seeds(
-    header: UploadHeader, box: bytes, *, column: int, context: RoundContext, group: Group, key: SealingKey
+    header: UploadHeader,
+    box: bytes,
+    *,
+    column: int,
+    context: RoundContext,
+    group: Group,
+    key: SealingKey,
+    resealed: str | None = None,
 ) -> tuple[bytes, ...]:
     """Return the seeds in ``box``, in the order of ``group.table.held_by(column)``.
+
+    Args:
+        header: the contributor's verified header.
+        box: the sealed box.
+        column: this seat's column.
+        context: the attempt that is open.
+        group: the seats.
+        key: this seat's sealing key.
+        resealed: digest (hex) of the box that was sealed later, to a seat that replaced another; None: the header's.
 
     Raises:
         BoxError: the box is not the promised one, does not open, or holds another number of seeds.
         SeedCommitmentError: a seed is not the committed one: the contributor equivocates.
     """
-    if hashlib.sha256(box).hexdigest() != header.boxes[column]:
+    if hashlib.sha256(box).hexdigest() != (resealed or header.boxes[column]):
         raise BoxError("the box is not the one in the header", sender=header.contributor)
     info = box_info(context.digest, header.contributor, group.seats[column].participant)
     try:
@@ -143,22 +149,6 @@ def received(
     }
 
 
-def duties(
-    column: int, proposed: ContributorSet, lost: Collection[int], *, context: RoundContext, group: Group
-) -> Duties:
-    """Return the work of ``column`` when the seats in ``lost`` are gone.
-
-    Raises:
-        SeatsLostError: a seed or a vector has no holder left.
-    """
-    table = group.table
-    seeds = frozenset(index for index in range(len(table)) if table.worker(index, lost) == column)
-    carried = frozenset(
-        name for name in proposed.contributors if _carrier(group.carriers(context, name), lost, name) == column
-    )
-    return Duties(seeds=seeds, carried=carried)
-
-
 def release(
     proposed: ContributorSet,
     statements: Sequence[Mapping[str, Any]],
@@ -171,6 +161,9 @@ def release(
     released: frozenset[int] | None,
     seeds: Callable[[str], Sequence[bytes]],
     vectors: Callable[[str], Bytes],
+    blank: frozenset[int] = frozenset(),
+    released_blank: frozenset[int] = frozenset(),
+    begun: Begun | None = None,
 ) -> Share:
     """Return this seat's signed share of the agreed sum; the same arguments give the same bytes.
 
@@ -187,6 +180,9 @@ def release(
             shares are over one set, and masks leave a seat only summed over the whole set.
         seeds: contributor -> seeds of its box, as :func:`open_seeds` returns them.
         vectors: contributor -> stored masked vector; called once for each carried contributor.
+        blank: seats that were replaced since the round opened; they hold seeds and no vectors.
+        released_blank: the ``blank`` of this seat's last share.
+        begun: what this seat had added up before the order came; changes the time this takes and not the result.
 
     Raises:
         QuorumError: the set is not signed by a quorum.
@@ -197,56 +193,47 @@ def release(
     """
     check_size(proposed, group)
     verify_quorum(proposed, statements, context=context, group=group)
-    work = _open_duties(column, proposed, lost, released, context=context, group=group)
-    total = np.zeros(context.d, dtype=ring_dtype(context.k))
-    for name in proposed.contributors:
-        if name in work.carried:
-            np.add(total, unpack(vectors(name), context.d, context.k), out=total)
-    accumulate(total, _streams(proposed, work, group.table.held_by(column), context, seeds), subtract=True)
+    _check_order(column, lost, released, blank, released_blank)
+    work = duties(column, proposed, lost, context=context, group=group, blank=blank)
+    if released is not None:
+        done = duties(column, proposed, released, context=context, group=group, blank=released_blank)
+        work = Duties(seeds=work.seeds - done.seeds, carried=work.carried - done.carried)
+    parts = Parts(column=column, context=context, group=group, seeds=seeds, vectors=vectors)
+    names = frozenset(proposed.contributors)
+    if begun is None or released is not None:
+        total = np.zeros(context.d, dtype=ring_dtype(context.k))
+        parts.change(total, work.carried, names, work.seeds)
+    else:
+        # What was added too early is taken away again, what is missing is added; the order does not matter in a ring.
+        total = begun.total.copy()
+        own = own_seeds(column, group)
+        parts.change(total, work.carried - begun.carried, names - begun.masked, own)
+        parts.change(total, begun.carried - work.carried, begun.masked - names, own, undo=True)
+        parts.change(total, (), names, work.seeds - own)
     data = pack(reduce(total, context.k), context.k)
-    return sign_share(signer, proposed, data, context=context, lost=lost, released=released)
+    return sign_share(
+        signer,
+        proposed,
+        data,
+        context=context,
+        lost=lost,
+        released=released,
+        blank=blank,
+        released_blank=released_blank,
+    )
 
 
-def _open_duties(
+def _check_order(
     column: int,
-    proposed: ContributorSet,
     lost: frozenset[int],
     released: frozenset[int] | None,
-    *,
-    context: RoundContext,
-    group: Group,
-) -> Duties:
+    blank: frozenset[int],
+    released_blank: frozenset[int],
+) -> None:
     if column in lost:
         raise SecondReleaseError("this seat is declared lost: its work has gone to others")
-    work = duties(column, proposed, lost, context=context, group=group)
     if released is None:
-        return work
-    if not released < lost:
-        raise SecondReleaseError("this seat's share for the round is already released")
-    done = duties(column, proposed, released, context=context, group=group)
-    return Duties(seeds=work.seeds - done.seeds, carried=work.carried - done.carried)
-
-
-def _streams(
-    proposed: ContributorSet,
-    work: Duties,
-    held: tuple[int, ...],
-    context: RoundContext,
-    seeds: Callable[[str], Sequence[bytes]],
-) -> Iterator[tuple[bytes, bytes]]:
-    if not work.seeds:
         return
-    places = [(held.index(index), context.mask_info(index)) for index in sorted(work.seeds)]
-    for name in proposed.contributors:
-        opened = seeds(name)
-        if len(opened) != len(held):
-            raise HeaderError(f"{len(opened)} seeds are stored where {len(held)} are held", sender=name)
-        for place, info in places:
-            yield opened[place], info
-
-
-def _carrier(carriers: Sequence[int], lost: Collection[int], contributor: str) -> int:
-    for column in carriers:
-        if column not in lost:
-            return column
-    raise SeatsLostError(f"every seat that stores the vector of {contributor} is lost")
+    grown = released <= lost and released_blank <= blank
+    if not grown or (released == lost and released_blank == blank):
+        raise SecondReleaseError("this seat's share for the round is already released")

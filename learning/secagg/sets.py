@@ -51,8 +51,9 @@ class ContributorSet:
         return tuple(name for name, _ in self.uploads)
 
     def statement(self, context: RoundContext, seat: str) -> dict[str, Any]:
-        """Return what the participant ``seat`` signs about this set."""
-        return {
+        """Return what the participant ``seat`` signs about this set; a tree's statements also name their group."""
+        named = {"group": context.group} if context.aggregation == "tree" else {}
+        return named | {
             "job": context.job,
             "round": context.round,
             "attempt": context.attempt,
@@ -75,7 +76,7 @@ def propose_set(received: Mapping[str, Mapping[str, str]], group: Group) -> Cont
         QuorumError: fewer seats than the quorum reported.
         CohortFloorError: fewer than n_min contributors reached every reporting seat with the same header.
     """
-    reports = [report for seat, report in received.items() if group.seat_of(seat) is not None]
+    reports = [report for seat, report in received.items() if group.voice_of(seat) is not None]
     if len(reports) < group.quorum:
         raise QuorumError(f"{len(reports)} seats reported what they received, {group.quorum} must")
     first, *others = reports
@@ -118,17 +119,18 @@ def sign_set(
         WrapGuardError: more than n_max contributors.
         SetError: the set names an upload that this seat does not hold.
         SecondSetError: this seat has signed other contributors for this round. A later attempt may only repeat the
-            same contributors: another set would let the collector subtract one sum from the other.
+            same contributors: another set would let the collector subtract one sum from the other. An inner group may
+            sign other shares of the same children: they add up to the same sums.
     """
-    if group.seat_of(signer.kid) is None:
-        raise SetError("this participant has no seat in the group")
+    if group.voice_of(signer.kid) is None:
+        raise SetError("this participant has no seat that signs in this group")
     check_size(proposed, group)
     for name, header in proposed.uploads:
         if held.get(name) != header:
             raise SetError("the set names an upload that this seat does not hold", sender=name)
     statement = proposed.statement(context, signer.kid)
     for earlier in signed:
-        _check_repeat(earlier["payload"], statement)
+        _check_repeat(earlier["payload"], statement, inner=group.inner)
     return signer.sign(KIND, statement)
 
 
@@ -157,11 +159,11 @@ def verify_quorum(
     for document in statements:
         payload = document.get("payload")
         seat = payload.get("seat") if isinstance(payload, Mapping) else None
-        column = group.seat_of(seat) if isinstance(seat, str) else None
+        column = group.voice_of(seat) if isinstance(seat, str) else None
         if column is None or seat is None:
             raise QuorumError("a signature on the set is not a seat's")
         try:
-            found = verify(KIND, document, group.seats[column].public_key)
+            found = verify(KIND, document, group.voices[column].public_key)
         except (SignatureError, CanonicalFormError) as error:
             raise QuorumError("its signature on the set does not verify", sender=seat) from error
         if found != proposed.statement(context, seat):
@@ -172,12 +174,12 @@ def verify_quorum(
     return frozenset(columns)
 
 
-def _check_repeat(earlier: Mapping[str, Any], statement: Mapping[str, Any]) -> None:
-    if (earlier["job"], earlier["round"]) != (statement["job"], statement["round"]):
+def _check_repeat(earlier: Mapping[str, Any], statement: Mapping[str, Any], *, inner: bool) -> None:
+    if any(earlier.get(name) != statement.get(name) for name in ("job", "round", "group")):
         return
     if earlier["members"] != statement["members"]:
         raise SecondSetError(f"round {statement['round']} already has a signed set of other contributors")
-    if earlier["attempt"] == statement["attempt"] and earlier != statement:
+    if not inner and earlier["attempt"] == statement["attempt"] and earlier != statement:
         raise SecondSetError(f"round {statement['round']} already has a signed set in this attempt")
 
 
