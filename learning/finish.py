@@ -19,10 +19,11 @@ from learning.jobs import Job, JobEvent, JobLine, JobState, move_job
 from learning.members import load
 from learning.metrics import summarise
 from learning.models import flatten, load_weights, parse_model, save_weights, unflatten
-from learning.node import Later, Node
+from learning.node import Later, Node, later
 from learning.placing import own_manifest
 from learning.plans import TrainingPlan
 from learning.ports import Records
+from learning.release import ask_who_left
 from learning.report import REPORT_KIND, report_payload
 from learning.rounds import RELEASE_DENIED, ClearUpload, Notice, Round, RoundEvent, RoundKind, RoundState, move_round
 from learning.scrub import scrub_sums
@@ -38,6 +39,7 @@ from policies.canonical import canonical_json
 # Averages over fewer contributors than this are not shown.
 _CLASS_FLOOR = 3
 _TAKEN_OVER = timedelta(seconds=2)
+_ASK_AGAIN_SECONDS = 1.0
 
 
 def finish_round(node: Node, key: str) -> Later | None:
@@ -91,9 +93,16 @@ def report(node: Node, job_id: str) -> Later | None:
         who = "; ".join(f"{node.peers.name(notice.participant_id)}: {notice.reason}" for notice in denied)
         fail_job(node, job_id, f"the model may not be released: {who}")
         return None
+    left = ask_who_left(node, job, members, rounds)
+    if left.denied:
+        who = "; ".join(f"{node.peers.name(name)}: {reason}" for name, reason in left.denied.items())
+        fail_job(node, job_id, f"the model may not be released: {who}")
+        return None
+    if left.silent and left.patient:
+        return later(node, _ASK_AGAIN_SECONDS)
     names = {member.participant_id: node.peers.name(member.participant_id) for member in members}
     manifest = own_manifest(node, job.manifest)
-    payload = report_payload(job, plan, members, rounds, manifest, names, node.now(), timeline=lines)
+    payload = report_payload(job, plan, members, rounds, manifest, names, node.now(), timeline=lines, left=left)
     stored = node.blobs.put(canonical_json(node.signer.sign(REPORT_KIND, payload)))
     now = node.now()
 

@@ -162,9 +162,19 @@ class Gate(Protocol):
         ...
 
     def release(
-        self, agreement_id: str, purpose: str, algorithm_class: str, subjects: int, *, job_id: str, round_number: int
+        self,
+        agreement_id: str,
+        purpose: str,
+        algorithm_class: str,
+        subjects: int | None,
+        *,
+        job_id: str,
+        round_number: int,
     ) -> GateAnswer:
-        """Decide whether the model may leave the job, which ``subjects`` of ours took part in, and log the decision."""
+        """Decide whether the model may leave the job, which ``subjects`` of ours took part in, and log the decision.
+
+        None: as many as were in the job's last round here, by our own note.
+        """
         ...
 
     def used(

@@ -7,6 +7,7 @@ from typing import Any
 from learning.jobs import Job, JobLine, Member
 from learning.models import parameter_count, parse_model
 from learning.plans import TrainingPlan, plan_payload
+from learning.release import Left
 from learning.rounds import Round, RoundState
 from learning.secagg.manifest import Manifest
 
@@ -23,6 +24,7 @@ def report_payload(
     now: datetime,
     *,
     timeline: Sequence[JobLine] = (),
+    left: Left | None = None,
 ) -> dict[str, Any]:
     """Return the report's payload. It holds sums, counts of contributors, times and bytes; never one provider's number.
 
@@ -35,6 +37,7 @@ def report_payload(
         names: participant id -> name for people, for every member.
         now: aware UTC time of the report.
         timeline: the collector's own lines about the job.
+        left: what providers say about the release that contributed, but not to the last round.
     """
     done = [value for value in rounds if value.state is RoundState.DONE]
     return {
@@ -62,6 +65,10 @@ def report_payload(
         ],
         "threshold": manifest.group.threshold if manifest.group else None,
         "warnings": list(manifest.placement.warnings),
+        "left_before_release": {
+            "released": list(left.allowed) if left else [],
+            "silent": list(left.silent) if left else [],
+        },
         "final": done[-1].metrics if done else None,
         "rounds": [_round(value) for value in rounds],
         "timeline": [{"at": line.at.isoformat(), "code": line.code, "text": line.text} for line in timeline],

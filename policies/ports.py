@@ -131,6 +131,10 @@ class ConsentStore(Protocol):
         """Return the uses of these subjects' rows, by job and first round."""
         ...
 
+    def last_cohort(self, job_id: str, dataset_id: str, purpose: str) -> int:
+        """Return how many subjects' rows a job's last round read; 0 where it read none."""
+        ...
+
     def seconds_used(self, agreement_id: str) -> float:
         """Return the training seconds that rounds under an agreement have taken so far."""
         ...

@@ -175,18 +175,22 @@ class UsageGate:
         agreement_id: str,
         purpose: str,
         algorithm_class: str,
-        subjects: int,
+        subjects: int | None,
         *,
         job_id: str | None = None,
         round_number: int | None = None,
     ) -> GateAnswer:
-        """Decide whether the model may leave the job, and log it; ``subjects`` is the size of our last cohort."""
+        """Decide whether the model may leave the job, and log it.
+
+        ``subjects`` is the size of our last cohort; None: what we have noted of the job.
+        """
         record = self._record(agreement_id)
         if record is None:
             return GateAnswer(allowed=False, reasons=(_NO_AGREEMENT,))
-        asked = _Asked(
-            purpose=purpose, algorithm_class=algorithm_class, size=subjects, job_id=job_id, round=round_number
-        )
+        size = subjects
+        if size is None:
+            size = self.consents.store.last_cohort(job_id or "", record.agreement.target, purpose)
+        asked = _Asked(purpose=purpose, algorithm_class=algorithm_class, size=size, job_id=job_id, round=round_number)
         plan, need = self.plan_facts(agreement_id), max(terms_of(record).cohort_floor, 1)
         decision = self._decide(Scope.RELEASE, record, asked, plan, need)
         decision = denied(decision, self._problems(record, purpose, algorithm_class))

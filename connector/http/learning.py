@@ -16,7 +16,7 @@ from connector.http.access import Peer
 from connector.http.problems import ProblemError, problem_response
 from connector.identity.membership import PeerIdentity
 from connector.identity.transfers import TransferGrant, TransferTokens
-from learning import aggregate, collect, contribute, provide
+from learning import aggregate, collect, contribute, provide, release
 from learning.errors import (
     ConflictError,
     LearningError,
@@ -131,6 +131,11 @@ def _job_routes(router: APIRouter, node: Node, allowed: Any) -> None:
     def manifest(found: Annotated[TransferGrant, allowed], job_id: str, body: JsonBody) -> dict[str, str]:
         """Hand over the job's signed manifest; the provider recomputes all of it before it accepts."""
         return {"state": provide.accept_manifest(node, found.consumer, job_id, body)}
+
+    @router.post("/jobs/{job_id}/release")
+    def release_model(peer: Peer, job_id: str) -> dict[str, Any]:
+        """Say whether the job's model may leave it; asked of providers that contributed and left before the end."""
+        return release.say(node, peer.participant_id, job_id)
 
     @router.post("/jobs/{job_id}/end")
     def end(peer: Peer, job_id: str, body: JsonBody) -> dict[str, str]:

@@ -128,6 +128,14 @@ class SqlConsentStore:
         with self._database.reading() as connection:
             return [use for part in _batches(subject_refs) for use in read_uses(connection, part)]
 
+    def last_cohort(self, job_id: str, dataset_id: str, purpose: str) -> int:
+        """Return how many subjects' rows a job's last round read; 0 where it read none."""
+        job = consent_uses.c
+        wanted = and_(job.job_id == job_id, job.dataset_id == dataset_id, job.purpose == purpose)
+        with self._database.reading() as connection:
+            members = connection.execute(select(job.members).where(wanted)).scalar_one_or_none()
+        return int(members.partition(":")[0]) if members else 0
+
     def seconds_used(self, agreement_id: str) -> float:
         """Return the training seconds that rounds under an agreement have taken so far."""
         return self._total(consent_uses.c.seconds, consent_uses.c.agreement_id == agreement_id)

@@ -362,6 +362,17 @@ def test_a_model_of_too_few_is_not_released_and_the_log_says_so(rig: Rig) -> Non
     assert [line.scope for line in rig.log.of_agreement(AGREEMENT)] == ["release", "release"]
 
 
+def test_a_provider_that_left_decides_by_the_cohort_that_it_noted(rig: Rig) -> None:
+    """Asked after it left, it remembers how many were in; a job that read nobody is of too few; an ended agreement denies."""
+    rig.gate.used(AGREEMENT, "urn:job", 1, rig.check().subjects)
+    leave(rig, 1, 2)
+    assert rig.gate.release(AGREEMENT, PURPOSE, ALGORITHM, None, job_id="urn:job", round_number=4).allowed
+    assert not rig.gate.release(AGREEMENT, PURPOSE, ALGORITHM, None, job_id="urn:other", round_number=4).allowed
+    ended = dataclasses.replace(rig.gate, standing=lambda _agreement: ("agreement: it was ended: enough",))
+    word = ended.release(AGREEMENT, PURPOSE, ALGORITHM, None, job_id="urn:job", round_number=4)
+    assert word.reasons[0] == "agreement: it was ended: enough"
+
+
 def test_a_counted_use_is_a_round_once(rig: Rig) -> None:
     """A policy that allows two uses allows two rounds, a second attempt at one of them included, and no third."""
     rig.conclude(rules("training-counted", uses=2), id="urn:uuid:counted")

@@ -1,9 +1,18 @@
 """The policy is asked once more when a model leaves its job, and no model leaves that one provider does not release."""
 
+import json
 from pathlib import Path
+from typing import Any
 
-from learning.jobs import JobState
-from tests.support.federation import open_federation, school
+import pytest
+
+from learning import provide
+from learning.errors import StepFailedError, UnknownError
+from learning.jobs import Job, JobState
+from learning.release import say
+from learning.rounds import Round, RoundState
+from tests.support.federation import Federation, Member, open_federation, school
+from tests.support.federation_rooms import COLLECTOR
 
 
 def test_a_model_that_one_provider_keeps_is_released_to_nobody(tmp_path: Path) -> None:
@@ -18,3 +27,60 @@ def test_a_model_that_one_provider_keeps_is_released_to_nobody(tmp_path: Path) -
     assert job.reason is not None
     assert "the model may not be released" in job.reason
     assert "only at least 50" in job.reason
+
+
+def leave_after_the_first_round(federation: Federation, job_id: str) -> Member:
+    """Let a school leave once it has contributed to a round; return it."""
+    leaver = federation.members[school(1)]
+
+    def first_done() -> bool:
+        rows = federation.collector.node.store.run("test", lambda records: records.select(Round, job_id))
+        return any(row.state is RoundState.DONE for row in rows)
+
+    federation.settle(until=first_done)
+    leaver.fails = StepFailedError("not-allowed", "the agreement was ended")
+    provide.stop(leaver.node, job_id, "its school has withdrawn the agreement")
+    return leaver
+
+
+def report_of(federation: Federation, job: Job) -> dict[str, Any]:
+    """Return the payload of a job's report."""
+    assert job.report is not None, job.reason
+    payload: dict[str, Any] = json.loads(federation.collector.node.blobs.get(job.report))["payload"]
+    return payload
+
+
+def test_a_provider_that_left_before_the_release_is_asked_and_can_keep_the_model(tmp_path: Path) -> None:
+    """Its learners' records are in the model: a school that withdrew after round 1 still says no for everybody."""
+    with open_federation(tmp_path, 5) as federation:
+        job_id = federation.start()
+        leaver = leave_after_the_first_round(federation, job_id)
+        leaver.keeps_model = "agreement: it was ended: the school leaves"
+        job = federation.finish(job_id)
+    assert job.state is JobState.FAILED
+    assert job.reason is not None
+    assert "the model may not be released: school-1: agreement: it was ended: the school leaves" in job.reason
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_provider_that_left_and_lets_the_model_go_or_is_silent_is_named(tmp_path: Path, silent: bool) -> None:  # noqa: FBT001 - pytest's way
+    """The report says of everybody who contributed and was not in the last round whether they agreed."""
+    with open_federation(tmp_path, 5) as federation:
+        job_id = federation.start()
+        leaver = leave_after_the_first_round(federation, job_id)
+        leaver.down = silent
+        job = federation.finish(job_id)
+        payload = report_of(federation, job)
+    word = {"released": [] if silent else [leaver.name], "silent": [leaver.name] if silent else []}
+    assert payload["left_before_release"] == word
+
+
+def test_only_the_owner_of_a_job_may_ask_for_its_release(tmp_path: Path) -> None:
+    """Another member learns nothing of what a provider's policy says."""
+    with open_federation(tmp_path, 4) as federation:
+        job_id = federation.start()
+        federation.finish(job_id)
+        member = federation.members[school(2)]
+        assert say(member.node, COLLECTOR, job_id) == {"allowed": True, "reasons": []}
+        with pytest.raises(UnknownError):
+            say(member.node, school(3), job_id)

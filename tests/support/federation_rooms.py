@@ -121,7 +121,14 @@ class FakeGate:
         return GateAnswer(allowed=True, subjects=subjects)
 
     def release(
-        self, agreement_id: str, purpose: str, algorithm_class: str, subjects: int, *, job_id: str, round_number: int
+        self,
+        agreement_id: str,
+        purpose: str,
+        algorithm_class: str,
+        subjects: int | None,
+        *,
+        job_id: str,
+        round_number: int,
     ) -> GateAnswer:
         """Decide whether the model may leave."""
         kept = self.made[0].keeps_model
