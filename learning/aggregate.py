@@ -16,13 +16,13 @@ from learning.rounds import SeatRound, SeatState, SeatUpload, Step
 from learning.secagg.context import Group, RoundContext
 from learning.secagg.errors import SecureAggregationError, SetError
 from learning.secagg.header import verify_header
-from learning.secagg.keys import SealingKey
+from learning.secagg.keys import SealingChain, SealingKey, epoch_of
 from learning.secagg.manifest import Manifest
 from learning.secagg.seat import accept_header, accept_vector, open_seeds, received, release
 from learning.secagg.sets import ContributorSet, sign_set, verify_quorum
 from learning.secagg.shares import Share
+from learning.tree import TOP
 from policies.canonical import canonical_json
-from policies.signing import decode
 
 _AGAIN_SECONDS = 0.5
 
@@ -225,14 +225,16 @@ def _place(node: Node, job_id: str, number: int, attempt: int, consumer: str | N
     step, uploads = node.store.run("seat.place", work)
     if step is None:
         raise NotYetError("this round is not open here yet")
+    keys = (part.approval or {})["payload"]["hpke_public"]
+    epoch = epoch_of(number, manifest.terms.rounds, len(keys))
     return _Place(
         part=part,
         manifest=manifest,
-        group=manifest.group,
+        group=manifest.group_of(TOP, round=number),
         column=column,
         context=manifest.context(round=number, attempt=attempt, model=step.model),
         uploads={upload.participant_id: upload for upload in uploads},
-        key=SealingKey(private_bytes=decode(part.sealing_key)),
+        key=SealingChain.from_text(part.sealing_key).at(epoch).key,
     )
 
 

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from learning.draw import draw
 from learning.ending import fail_job
 from learning.errors import PeerError, UnknownError
 from learning.jobs import Job, JobEvent, JobState, Member, MemberState, move_job
 from learning.members import call, change_member
 from learning.models import initial_weights, parse_model, save_weights
 from learning.node import Later, Node, later
+from learning.placement import LAST_EPOCH
 from learning.placing import identify
 from learning.plans import TrainingPlan
+from learning.pledge import rounds_of
 from learning.ports import Records
 from learning.secagg.errors import SecureAggregationError
 from learning.secagg.manifest import Terms, build_manifest
@@ -31,16 +34,13 @@ def begin(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) -
     Returns:
         when to ask again, or None when the job runs or has ended.
     """
-    revealed = []
-    for member in members:
-        try:
-            revealed.append(_reveal(node, job, member))
-        except PeerError as error:
-            if not error.final and node.now() < _patience(job, plan):
-                return later(node, _ASK_AGAIN_SECONDS)
-            reason = f"did not reveal: {error}"
-            change_member(node, member, lambda row, why=reason: _left(row, why))  # type: ignore[misc]
-            return later(node, _ASK_AGAIN_SECONDS)
+    if job.beacon_epoch > LAST_EPOCH:
+        fail_job(node, job.job_id, f"{job.beacon_epoch} members committed and did not reveal, one after the other")
+        return None
+    patience = _patience(job, plan)
+    revealed = draw(node, job, members, patient=node.now() < patience)
+    if revealed is None:
+        return later(node, _ASK_AGAIN_SECONDS)
     if job.manifest is None:
         try:
             document = _manifest(node, job, plan, revealed)
@@ -52,7 +52,7 @@ def begin(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) -
         try:
             _hand_out(node, job, member)
         except PeerError as error:
-            if not error.final and node.now() < _patience(job, plan):
+            if not error.final and node.now() < patience:
                 return later(node, _ASK_AGAIN_SECONDS)
             fail_job(node, job.job_id, f"a member did not accept the manifest: {error}")
             return None
@@ -62,17 +62,6 @@ def begin(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) -
 
 def _patience(job: Job, plan: TrainingPlan) -> datetime:
     return job.created_at + timedelta(seconds=plan.recruit_seconds) + _PLACING
-
-
-def _left(member: Member, reason: str) -> Member:
-    return dataclasses.replace(member, state=MemberState.LEFT, reason=reason)
-
-
-def _reveal(node: Node, job: Job, member: Member) -> Member:
-    if member.reveal is not None:
-        return member
-    nonce = str(call(node, member, "POST", f"/jobs/{job.job_id}/reveal").get("nonce"))
-    return change_member(node, member, lambda row: dataclasses.replace(row, reveal=nonce))
 
 
 def _hand_out(node: Node, job: Job, member: Member) -> None:
@@ -99,6 +88,8 @@ def _manifest(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member
         aggregation=wanted.mode,
         # Two providers alone can only make the (2, 1) group; placement says what that costs.
         shape=(wanted.seats, wanted.threshold) if len(organisations) >= wanted.seats else None,
+        epoch=job.beacon_epoch,
+        rounds=rounds_of(plan),
     )
     document, _ = build_manifest(
         terms,

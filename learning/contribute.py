@@ -23,6 +23,7 @@ from learning.scrub import scrub
 from learning.secagg.contributor import UploadPackage, prepare_clear, prepare_upload
 from learning.secagg.quantize import RoundingStream
 from learning.vectors import contribution
+from learning.tree import TOP
 from policies.canonical import canonical_json
 from policies.signing import SignatureError, document_digest, verify
 
@@ -227,9 +228,8 @@ def _package(node: Node, part: Participation, plan: TrainingPlan, step: Step, ou
     context = placed.context(round=step.round, attempt=step.attempt, model=step.model)
     if placed.group is None:
         return prepare_clear(vector, context=context, signer=node.signer, contributor=node.participant_id)
-    return prepare_upload(
-        vector, context=context, group=placed.group, signer=node.signer, contributor=node.participant_id
-    )
+    group = placed.group_of(TOP, round=step.round)
+    return prepare_upload(vector, context=context, group=group, signer=node.signer, contributor=node.participant_id)
 
 
 def _keep(node: Node, step: Step, package: UploadPackage, outcome: StepOutcome) -> None:

@@ -106,6 +106,7 @@ class Job:
     optimiser_state: str | None = None
     manifest: dict[str, Any] | None = None
     report: str | None = None
+    beacon_epoch: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,11 +124,16 @@ class Member:
     approval: dict[str, Any] | None = None
     reveal: str | None = None
     manifest_digest: str | None = None
+    beacon_epoch: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Participation:
-    """A provider's own part in somebody's job. The secrets never leave this participant."""
+    """A provider's own part in somebody's job. The secrets never leave this participant.
+
+    ``sealing_key`` is the chain of its sealing keys, stepped on as rounds end; ``beacon_fixed`` the digest of all
+    commitments that ours was opened for.
+    """
 
     job_id: str
     plan_digest: str
@@ -145,6 +151,8 @@ class Participation:
     manifest: dict[str, Any] | None = None
     beacon_reveal: str = dataclasses.field(default="", repr=False)
     sealing_key: str = dataclasses.field(default="", repr=False)
+    beacon_epoch: int = 0
+    beacon_fixed: str | None = None
 
 
 class PlanState(enum.StrEnum):

@@ -13,7 +13,17 @@ from learning.models import parse_model
 from learning.plans import TrainingPlan
 from learning.ports import Snapshot, Trainer
 from learning.rounds import RoundKind
-from learning.steps import Mode, Step, StepResult, StepResultError, parse_local, parse_result, step_document
+from learning.steps import (
+    LearnersResult,
+    Mode,
+    Step,
+    StepResult,
+    StepResultError,
+    parse_learners_result,
+    parse_local,
+    parse_result,
+    step_document,
+)
 from policies.canonical import digest
 
 _SEED_BITS = 2**53
@@ -28,6 +38,52 @@ class StepOutcome:
     metrics: Mapping[str, Sums]
     card: dict[str, Any]
     cost: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnersOutcome:
+    """The part of each of a provider's learners in a round before it is masked; ``card`` is the provider's own."""
+
+    result: LearnersResult
+    card: dict[str, Any]
+    cost: Mapping[str, float]
+
+
+def run_learners_step(
+    trainer: Trainer,
+    plan: TrainingPlan,
+    kind: RoundKind,
+    number: int,
+    contributor: str,
+    weights: bytes,
+    snapshot: Snapshot,
+    *,
+    small: bool,
+) -> LearnersOutcome:
+    """Run one step in which every learner of the snapshot trains, or is measured, by itself.
+
+    Raises:
+        StepFailedError: the sandbox stopped the step, or its output is not what the step owes.
+    """
+    step = Step(
+        mode="train" if kind is RoundKind.TRAIN else "evaluate",
+        model=parse_model(plan.model),
+        local=parse_local(plan.local),
+        seed=step_seed(plan, number, contributor),
+        small=small,
+        learners=len(snapshot.learners),
+    )
+    output = trainer.run(step_document(step), weights, snapshot.path)
+    try:
+        result = parse_learners_result(step, output.data)
+    except StepResultError as error:
+        raise StepFailedError(error.code, str(error)) from error
+    sums = {
+        split: {name: array.sum(axis=0) for name, array in found.items()} for split, found in result.metrics.items()
+    }
+    return LearnersOutcome(
+        result=result, card={split: summarise(found) for split, found in sums.items()}, cost=output.cost
+    )
 
 
 def run_round_steps(

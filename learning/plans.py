@@ -17,6 +17,7 @@ from learning.strategies import StrategyError, parse_strategy, strategy_document
 from policies.canonical import CanonicalFormError, digest
 
 PLAN_KIND = "training-plan"
+_FAN_OUTS = range(2, 1001)
 _FORBID = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -25,13 +26,16 @@ class Aggregation:
     """How updates are summed.
 
     ``star``: one group of ``seats`` seats, any ``threshold`` of which learn nothing (DESIGN section 6).
+    ``tree``: leaf groups of as many seats, and groups above them that add the leaves' shares; ``fan_out`` is how many
+    groups share a parent at most (None: `learning.shape` chooses).
     ``clear``: the collector sees each update; the contract must allow it.
     """
 
-    mode: Literal["star", "clear"] = "star"
+    mode: Literal["star", "tree", "clear"] = "star"
     seats: int = 3
     threshold: int = 1
     bits: Literal[32, 64] = 32
+    fan_out: int | None = None
     __pydantic_config__ = _FORBID
 
 
@@ -57,6 +61,10 @@ class Evaluation:
 class TrainingPlan:
     """One plan. Times in seconds, norms in model units, ``seed`` names the randomness that every run repeats.
 
+    ``granularity``: a ``provider`` is one contributor, or hosts one for each ``learner`` with an update clipped by
+    itself and weighted by ``min(rows, weight_cap) / weight_cap``. ``max_learners`` is then what the ring has room for:
+    a bound that the plan names, so that no count of learners decides the vector's form.
+
     ``model``, ``local`` and ``strategy`` are the documents of `learning.models`, `learning.steps` and
     `learning.strategies`, written out in full so that a default can never change what a digest means.
     """
@@ -73,7 +81,8 @@ class TrainingPlan:
     strategy: dict[str, Any] = dataclasses.field(default_factory=lambda: {"kind": "fedavg"})
     aggregation: Aggregation = Aggregation()
     evaluation: Evaluation = Evaluation()
-    granularity: Literal["provider"] = "provider"
+    granularity: Literal["provider", "learner"] = "provider"
+    max_learners: int = 100_000
     initial_weights: str | None = None
     cohort_floor: int = 10
     min_contributors: int = 2
@@ -90,7 +99,13 @@ class TrainingPlan:
 _ADAPTER = pydantic.TypeAdapter(TrainingPlan)
 
 # What one participant can be asked to run; a provider may set lower limits of its own.
-_LIMITS = {"rounds": 10_000, "cohort_floor": 10**6, "round_attempts": 20, "weight_cap": 2**31}
+_LIMITS = {
+    "rounds": 10_000,
+    "cohort_floor": 10**6,
+    "round_attempts": 20,
+    "weight_cap": 2**31,
+    "max_learners": 10**6,
+}
 
 
 def parse_plan(payload: Mapping[str, Any]) -> TrainingPlan:
@@ -140,6 +155,28 @@ def check_plan(plan: TrainingPlan) -> None:
         raise PlanError("training plan: clip, round_seconds, recruit_seconds and job_seconds must be positive")
     if not 0 <= plan.seed < 2**53:
         raise PlanError("training plan, seed: must be between 0 and 2^53 - 1")
+    _check_learners(plan)
+    _check_fan_out(plan.aggregation)
+
+
+def _check_learners(plan: TrainingPlan) -> None:
+    if plan.granularity == "provider":
+        return
+    if plan.evaluation.baseline or plan.evaluation.finetune:
+        raise PlanError("training plan, evaluation: what a provider reaches alone is not measured learner by learner")
+    if plan.aggregation.mode == "clear":
+        raise PlanError("training plan, aggregation: single learners' updates are never shown to the collector")
+    if plan.max_learners < plan.min_contributors:
+        raise PlanError("training plan, max_learners: fewer than min_contributors")
+
+
+def _check_fan_out(aggregation: Aggregation) -> None:
+    if aggregation.fan_out is None:
+        return
+    if aggregation.mode != "tree" or aggregation.fan_out not in _FAN_OUTS:
+        raise PlanError(
+            f"training plan, aggregation.fan_out: between {_FAN_OUTS[0]} and {_FAN_OUTS[-1]}, and in a tree only"
+        )
 
 
 def plan_payload(plan: TrainingPlan) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """A data provider's part in a job: receive a plan, approve it, join when enough learners consent, check the manifest."""
 
 import dataclasses
-import secrets
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from learning.errors import ConflictError, NotYetError, PlanError, RefusedError, UnknownError
+from learning.errors import ConflictError, PlanError, RefusedError, UnknownError
 from learning.jobs import (
     Participation,
     ParticipationEvent,
@@ -16,17 +15,17 @@ from learning.jobs import (
     move_participation,
 )
 from learning.node import Later, MemberFacts, Node, later
-from learning.placement import commitment
 from learning.placing import manifest_of
 from learning.plans import PLAN_KIND, TrainingPlan, parse_plan, plan_digest
+from learning.pledge import check_commitments, fresh_nonce, sign_approval
 from learning.ports import AgreementTerms, Records
 from learning.scrub import scrub
 from learning.secagg.errors import SecureAggregationError
-from learning.secagg.keys import SealingKey, new_sealing_key
-from learning.secagg.manifest import APPROVAL_KIND, Manifest
+from learning.secagg.keys import new_sealing_chain
+from learning.secagg.manifest import Manifest
 from learning.timeline import note
 from learning.vectors import layout
-from policies.signing import SignatureError, decode, document_digest, encode, verify
+from policies.signing import SignatureError, document_digest, verify
 
 _CONSENT_SECONDS = 5.0
 # The collector's clock began before ours, and it has a while to place the members.
@@ -140,8 +139,8 @@ def join(
         state=ParticipationState.WAITING_FOR_CONSENT,
         created_at=now,
         updated_at=now,
-        beacon_reveal=encode(secrets.token_bytes(32)),
-        sealing_key=encode(new_sealing_key().private_bytes),
+        beacon_reveal=fresh_nonce(),
+        sealing_key=new_sealing_chain().to_text(),
     )
 
     def work(records: Records) -> Participation:
@@ -171,7 +170,7 @@ def check_cohort(node: Node, job_id: str) -> Later | None:
     floor = max(plan.cohort_floor, agreement.cohort_floor)
     if not node.gate.floor_met(part.agreement_id, floor, plan.purpose):
         return later(node, _CONSENT_SECONDS)
-    approval = node.signer.sign(APPROVAL_KIND, _approval(node, part, plan))
+    approval = sign_approval(node, part, plan)
 
     def work(records: Records) -> None:
         current = records.lock(Participation, job_id)
@@ -183,18 +182,6 @@ def check_cohort(node: Node, job_id: str) -> Later | None:
 
     node.store.run("participation.ready", work)
     return None
-
-
-def reveal(node: Node, consumer: str, job_id: str) -> str:
-    """Return our beacon nonce, once our approval (which commits to it) is signed.
-
-    Raises:
-        NotYetError: the approval is not signed yet.
-    """
-    part = part_of(node, job_id, consumer)
-    if part.approval is None:
-        raise NotYetError("the cohort floor is not met yet")
-    return part.beacon_reveal
 
 
 def accept_manifest(node: Node, consumer: str, job_id: str, document: Mapping[str, Any]) -> str:
@@ -298,6 +285,8 @@ def _check_manifest(node: Node, part: Participation, document: Mapping[str, Any]
         raise RefusedError("wrong-layout", "the manifest's vector is not the one that the plan gives")
     if terms.n_min < plan.min_contributors or terms.aggregation != plan.aggregation.mode:
         raise RefusedError("wrong-terms", "the manifest lowers the floor or the protection that the plan promised")
+    approvals = [member["approval"]["payload"] for member in document["payload"]["members"]]
+    check_commitments(part, terms.epoch, {str(payload["participant"]): payload for payload in approvals})
     if part.approval is None or document_digest(part.approval) not in {member.approval for member in checked.members}:
         raise RefusedError("not-a-member", "the manifest does not hold our approval")
     return checked
@@ -328,19 +317,3 @@ def _judge(node: Node, agreement: AgreementTerms, plan: TrainingPlan) -> tuple[P
     if not node.automatic_approval:
         return PlanState.PENDING, "waiting for this provider's operator"
     return PlanState.APPROVED, None
-
-
-def _approval(node: Node, part: Participation, plan: TrainingPlan) -> dict[str, Any]:
-    facts = node.snapshots.facts(part.dataset_id)
-    return {
-        "job": part.job_id,
-        "plan_digest": part.plan_digest,
-        "agreement_id": part.agreement_id,
-        "participant": node.participant_id,
-        "membership": node.membership,
-        "hpke_public": [SealingKey(private_bytes=decode(part.sealing_key)).public_key],
-        "beacon_commitment": commitment(
-            job=part.job_id, epoch=0, participant=node.participant_id, reveal=part.beacon_reveal
-        ),
-        "small": bool(facts.get("train_rows", 0) < plan.evaluation.small_rows),
-    }

@@ -6,6 +6,7 @@ from learning.jobs import Participation, ParticipationState
 from learning.node import Node
 from learning.ports import Records
 from learning.rounds import ClearUpload, SeatShare, SeatUpload, Step
+from learning.secagg.keys import SealingChain, epoch_of
 
 _EVERY_ROUND = 2**31
 
@@ -19,6 +20,9 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
     """
 
     def work(records: Records) -> set[str]:
+        part = records.lock(Participation, job_id)
+        if part is not None and part.sealing_key and before < _EVERY_ROUND:
+            _step_keys(records, part, before)
         uploads = [upload for upload in records.select(SeatUpload, job_id) if upload.round < before]
         of_job = records.select(Step, job_id)
         steps = [step for step in of_job if step.round < before and step.package is not None]
@@ -35,6 +39,17 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
 
     for blob in node.store.run("scrub", work):
         node.blobs.delete(blob)
+
+
+def _step_keys(records: Records, part: Participation, before: int) -> None:
+    """Erase the sealing keys of the epochs that ended before round ``before``: what was sealed to them stays closed."""
+    if part.approval is None or part.manifest is None:
+        return
+    epochs, rounds = len(part.approval["payload"]["hpke_public"]), part.manifest["payload"]["terms"]["rounds"]
+    chain = SealingChain.from_text(part.sealing_key)
+    epoch = epoch_of(before, rounds, epochs)
+    if epoch > chain.epoch:
+        records.save(dataclasses.replace(part, sealing_key=chain.at(epoch).to_text()))
 
 
 def scrub_sums(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:

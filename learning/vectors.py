@@ -19,6 +19,8 @@ from learning.secagg.layout import Section, VectorLayout, best_scale
 FloatArray = NDArray[np.float64]
 # A section's largest code (learning.secagg.layout): beyond it a float64 no longer holds every whole number.
 _LARGEST_CODE = 1 << 52
+# What one contribution to a sum of real numbers may need: an AUC, or the loss of a few hundred rows at the least.
+_LARGEST_SUM = {"auc_sum": 1, "small_auc_sum": 1, "loss_sum": 4095, "brier_sum": 4095}
 
 
 def splits(plan: TrainingPlan) -> tuple[str, ...]:
@@ -27,8 +29,14 @@ def splits(plan: TrainingPlan) -> tuple[str, ...]:
     return ("valid", "test", *local, *(("finetuned",) if plan.evaluation.finetune else ()))
 
 
-def layout(plan: TrainingPlan, n: int) -> VectorLayout:
-    """Return the layout of every round of a job with at most ``n`` contributors, at the finest scale that cannot wrap."""
+def most_contributors(plan: TrainingPlan, members: int) -> int:
+    """Return how many contributions the ring must have room for: the members, or the plan's bound on learners."""
+    return members if plan.granularity == "provider" else plan.max_learners
+
+
+def layout(plan: TrainingPlan, members: int) -> VectorLayout:
+    """Return the layout of every round of a job with so many members, at the finest scale that cannot wrap."""
+    n = most_contributors(plan, members)
     bits = plan.aggregation.bits
     size = parameter_count(parse_model(plan.model))
     share = min(((1 << (bits - 1)) - 1) // n, _LARGEST_CODE)
@@ -79,6 +87,9 @@ def metric_sums(plan: TrainingPlan, sums: Mapping[str, FloatArray]) -> dict[str,
 
 def _metric(section: MetricSection, share: int) -> Section:
     bits = round(-math.log2(section.resolution))
+    if bits:
+        # A sum of very many is coarser, before one of them loses what it has to say; rounding is unbiased.
+        bits = min(bits, math.floor(math.log2(share / (_LARGEST_SUM[section.name.rpartition(".")[2]] + 1))))
     return Section(
         name=section.name,
         size=section.length,

@@ -16,7 +16,7 @@ from connector.http.access import Peer
 from connector.http.problems import ProblemError, problem_response
 from connector.identity.membership import PeerIdentity
 from connector.identity.transfers import TransferGrant, TransferTokens
-from learning import aggregate, collect, contribute, provide, release
+from learning import aggregate, collect, contribute, pledge, provide, release
 from learning.errors import (
     ConflictError,
     LearningError,
@@ -123,9 +123,15 @@ def _job_routes(router: APIRouter, node: Node, allowed: Any) -> None:
         return _part(provide.part_of(node, job_id, found.consumer))
 
     @router.post("/jobs/{job_id}/reveal")
-    def reveal(found: Annotated[TransferGrant, allowed], job_id: str) -> dict[str, str]:
-        """Open the provider's beacon commitment, after every approval is fixed."""
-        return {"nonce": provide.reveal(node, found.consumer, job_id)}
+    def reveal(found: Annotated[TransferGrant, allowed], job_id: str, body: JsonBody) -> dict[str, str]:
+        """Open the provider's beacon commitment of an epoch, after showing the digest of everybody's commitments."""
+        return {"nonce": pledge.reveal(node, provide.part_of(node, job_id, found.consumer), body)}
+
+    @router.post("/jobs/{job_id}/commit")
+    def commit(found: Annotated[TransferGrant, allowed], job_id: str, body: JsonBody) -> dict[str, Any]:
+        """Commit afresh, in the next beacon epoch: a member that committed did not reveal, and is left out."""
+        part = provide.part_of(node, job_id, found.consumer)
+        return _part(pledge.commit_afresh(node, provide.plan_of(node, part), part, body))
 
     @router.post("/jobs/{job_id}/manifest")
     def manifest(found: Annotated[TransferGrant, allowed], job_id: str, body: JsonBody) -> dict[str, str]:
