@@ -56,6 +56,7 @@ class _Text(_Strict):
     title: Name
     short: str = Field(min_length=1, max_length=4000)
     full: str = Field(default="", max_length=100_000)
+    withdrawal: str = Field(default="", max_length=500)
     purposes: dict[str, str] = Field(default_factory=dict, max_length=100)
 
 

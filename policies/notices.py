@@ -53,11 +53,12 @@ class NoticePurpose:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoticeText:
-    """The words of a notice in one language."""
+    """The words of a notice in one language; ``withdrawal`` says how to withdraw, the notice's own words without."""
 
     title: str
     short: str
     full: str
+    withdrawal: str = ""
     purposes: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -98,6 +99,11 @@ class Notice:
             if item.purpose == iri:
                 return item
         raise NoticeError("the notice does not name this purpose")
+
+    def how_to_withdraw(self, language: str) -> str:
+        """Return the way to withdraw in a language, else as the notice says it for everybody."""
+        text = self.texts.get(language)
+        return text.withdrawal if text is not None and text.withdrawal else self.withdrawal
 
     def material(self, iri: str) -> str:
         """Return the digest of what a learner agrees to for one purpose."""
@@ -174,4 +180,6 @@ def _json(value: object) -> object:
 
 
 def _text(text: NoticeText) -> dict[str, Any]:
-    return {"title": text.title, "short": text.short, "full": text.full, "purposes": dict(text.purposes)}
+    said = {"title": text.title, "short": text.short, "full": text.full, "purposes": dict(text.purposes)}
+    # Left out where it is empty: what was signed before there was such a place keeps its digest.
+    return said | ({"withdrawal": text.withdrawal} if text.withdrawal else {})

@@ -7,6 +7,7 @@ Fields follow ISO/IEC TS 27560:2023 (record header, processing, events, party id
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from policies.accounts import ACCOUNTS, account_language
 from policies.canonical import CanonicalFormError
 from policies.consent import ConsentEvent, ConsentRecord, ConsentState, verify_chain
 from policies.errors import EvidenceError
@@ -17,6 +18,8 @@ from policies.signing import SignatureError, Signer, verify
 
 RECEIPT_KIND = "consent-receipt"
 SCHEMA = "https://w3id.org/orchard/consent-record/1"
+# What the account of a withdrawal amounts to, for programs; people read its words.
+SUMS_REMAIN, NOTHING_USED = "sums-remain", "nothing-used"
 
 _CONTEXT = {
     "dpv": "https://w3id.org/dpv#",
@@ -75,7 +78,7 @@ def record_document(record: ConsentRecord, events: Sequence[ConsentEvent], notic
             "orchard:optional": purpose.optional,
         },
         "hasRight": list(notice.rights),
-        "hasWithdrawalMethod": notice.withdrawal,
+        "hasWithdrawalMethod": notice.how_to_withdraw(record.language),
         "hasAuthority": notice.authority,
         "hasExpiry": stamp(record.expires_at),
         "hasConsentEvent": [
@@ -96,28 +99,37 @@ def issue_receipt(
         "issuer_key": signer.public_key,
         "state": record.state.value,
         "record": record_document(record, events, notice),
-        "how_to_withdraw": notice.withdrawal,
+        "how_to_withdraw": notice.how_to_withdraw(record.language),
     }
     if record.state in (ConsentState.WITHDRAWN, ConsentState.EXPIRED):
-        payload["consequences"] = withdrawal_account(uses)
+        payload["consequences"] = withdrawal_account(uses, record.language)
     return signer.sign(RECEIPT_KIND, payload)
 
 
-def withdrawal_account(uses: Sequence[UseSpan]) -> dict[str, Any]:
-    """Return what a withdrawal changes from now on and what it cannot: sums that were already made."""
+def withdrawal_account(uses: Sequence[UseSpan], language: str) -> dict[str, Any]:
+    """Return what a withdrawal changes from now on and what it cannot: sums that were already made.
+
+    Args:
+        uses: the rounds that read the person's rows.
+        language: the one in which the person had read the notice; the account names the one that it is in.
+    """
+    told = account_language(language)
+    words = ACCOUNTS[told]
     return {
-        "from_now_on": "Your records are left out of every round that starts after this withdrawal.",
+        "code": SUMS_REMAIN if uses else NOTHING_USED,
+        "language": told,
+        "from_now_on": words["from_now_on"],
         "cannot_be_undone": [
             {
                 "job": use.job_id,
                 "purpose": use.purpose,
                 "rounds": [use.first_round, use.last_round],
                 "noise": use.noise,
-                "why": "Your records changed a sum over many people. The sum was used and nothing in it can be taken apart.",
+                "why": words["why"],
             }
             for use in uses
         ],
-        "still_possible": "You can ask the provider to have the model trained again without you, or wait for its expiry.",
+        "still_possible": words["still_possible"],
     }
 
 

@@ -94,12 +94,13 @@ class ControllerSpec(_Section):
 
 
 class NoticeTextSpec(_Section):
-    """The notice in one language; ``purpose`` says in a phrase what the purpose is."""
+    """The notice in one language; ``purpose`` says in a phrase what the purpose is, ``withdrawal`` how to withdraw."""
 
     title: Text
     short: Annotated[str, Field(min_length=1, max_length=4000)]
     full: Annotated[str, Field(max_length=100_000)] = ""
     purpose: Annotated[str, Field(max_length=1000)] = ""
+    withdrawal: Annotated[str, Field(max_length=500)] = ""
 
 
 class NoticeSpec(_Section):

@@ -147,6 +147,7 @@ class Publisher:
                     "title": text.title,
                     "short": text.short,
                     "full": text.full,
+                    "withdrawal": text.withdrawal,
                     "purposes": dict.fromkeys(purposes, text.purpose) if text.purpose else {},
                 }
                 for language, text in spec.texts.items()

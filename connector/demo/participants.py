@@ -176,11 +176,13 @@ withdrawal = "Open your consent page and choose Withdraw; it counts from the nex
 title = "How we use your answers"
 short = "A model learns from your answers. They stay at your school; only sums leave it."
 purpose = "train a model that helps teachers see where learners need support"
+withdrawal = "Open your consent page and choose Withdraw; it counts from the next round on."
 
 [notice.texts.de]
 title = "Wie wir deine Antworten nutzen"
 short = "Ein Modell lernt aus deinen Antworten. Sie bleiben an deiner Schule; nur Summen verlassen sie."
 purpose = "ein Modell trainieren, das Lehrkräften zeigt, wo Lernende Hilfe brauchen"
+withdrawal = "Öffne deine Einwilligungsseite und wähle Widerrufen; es gilt ab der nächsten Runde."
 """
 
 

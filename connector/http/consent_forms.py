@@ -200,7 +200,7 @@ def notice_view(notice: Notice, language: str) -> NoticeView:
         jurisdiction=notice.jurisdiction,
         storage_places=list(notice.storage_places),
         rights=list(notice.rights),
-        withdrawal=notice.withdrawal,
+        withdrawal=notice.how_to_withdraw(language),
         authority=notice.authority,
         dpo=notice.dpo,
         consent_days=notice.consent_days,

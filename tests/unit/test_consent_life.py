@@ -1,6 +1,7 @@
 """The life of a consent: its table, its chain, its ages, its notices and its receipts."""
 
 import copy
+import dataclasses
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 import policies
+from connector.ui.words import LANGUAGES
+from policies.accounts import ACCOUNTS
 from policies.ages import Person, check_expresser, guardian_until, youngest_age
 from policies.canonical import canonical_json
 from policies.codec import notice_document, parse_import_row, parse_notice
@@ -37,6 +40,7 @@ from policies.errors import (
 )
 from policies.notices import choose_language
 from policies.operands import REGISTRY
+from policies.ports import UseSpan
 from policies.receipts import issue_receipt, verify_receipt
 from policies.signing import Signer, new_signer
 from policies.subjects import party_ref, subject_ref
@@ -163,6 +167,38 @@ def test_a_receipt_fails_after_one_changed_byte() -> None:
         with pytest.raises(EvidenceError):
             verify_receipt(bad, signer.public_key)
     canonical_json(receipt)
+
+
+def test_accounts_say_the_same_in_every_language() -> None:
+    """Every language has the same sentences, none is left in English, and the pages' languages are all there."""
+    assert set(ACCOUNTS) == set(LANGUAGES)
+    keys = {frozenset(words) for words in ACCOUNTS.values()}
+    assert len(keys) == 1
+    for key in next(iter(keys)):
+        assert len({words[key] for words in ACCOUNTS.values()}) == len(ACCOUNTS)
+
+
+@pytest.mark.parametrize(
+    ("language", "told"), [("de", "de"), ("de-AT", "de"), ("fr", "fr"), ("es", "es"), ("en", "en"), ("pl", "en")]
+)
+def test_a_receipt_of_a_withdrawal_speaks_the_readers_language(language: str, told: str) -> None:
+    """What cannot be undone is signed in the language of the notice that was read; another one says that it is English."""
+    signer = new_signer("did:web:school.example")
+    record, events = record_with_events(signer)
+    use = UseSpan(job_id="urn:job", dataset_id="urn:d", purpose=PURPOSE, first_round=3, last_round=17, noise="none")
+    words = {key: {"title": "t", "short": "s", "full": "f"} for key in (language, "en")}
+    words = words | {language: words[language] | {"withdrawal": f"so geht es ({language})"}}
+    read = notice(texts=words, withdrawal="for everybody")
+    receipt = issue_receipt(signer, dataclasses.replace(record, language=language), events, read, [use])
+    payload = verify_receipt(receipt, signer.public_key)
+    account = payload["consequences"]
+    assert (account["language"], account["code"]) == (told, "sums-remain")
+    assert account["from_now_on"] == ACCOUNTS[told]["from_now_on"]
+    assert account["cannot_be_undone"][0]["why"] == ACCOUNTS[told]["why"]
+    assert payload["how_to_withdraw"] == f"so geht es ({language})"
+    assert payload["record"]["hasWithdrawalMethod"] == payload["how_to_withdraw"]
+    unused = issue_receipt(signer, record, events, read, [])
+    assert unused["payload"]["consequences"]["code"] == "nothing-used"
 
 
 @pytest.mark.parametrize(
