@@ -92,12 +92,14 @@ class InnerHeader:
     Attributes:
         column: the seat's column.
         seat: the participant that signed.
+        children: digest (hex) of the set that was summed.
         vector: SHA-256 (hex) of the packed share.
         digest: SHA-256 (hex) of the signed payload; names the share.
     """
 
     column: int
     seat: str
+    children: str
     vector: str
     digest: str
 
@@ -206,7 +208,13 @@ def read_inner_share(
     expected = {"context": context.digest, "children": digest(agreed.as_set().to_json()), "seat": seat}
     if {name: payload.get(name) for name in expected} != expected or not isinstance(payload.get("vector"), str):
         raise ShareError("its share is over another set or round", sender=seat)
-    return InnerHeader(column=column, seat=seat, vector=payload["vector"], digest=digest(payload))
+    return InnerHeader(
+        column=column,
+        seat=seat,
+        children=expected["children"],
+        vector=payload["vector"],
+        digest=digest(payload),
+    )
 
 
 def add_inner_shares(

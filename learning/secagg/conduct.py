@@ -1,0 +1,440 @@
+"""What happens next in an attempt: the one state machine of the collector, run by the product and by the simulator.
+
+No clock, no input or output: :func:`advance` takes what is stored and what is known, and gives back what to store and
+what to do. It may be called at any moment, any number of times; what was asked for is asked again after a while, and a
+seat that does not answer is given up. Every wait ends, in the exact sum of those who are left or in a named reason.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+
+from learning.secagg.collector import check_cover, counting, open_orders
+from learning.secagg.conduct_state import (
+    Abort,
+    Action,
+    Ask,
+    AskToSign,
+    Finish,
+    GroupEvent,
+    GroupFacts,
+    GroupRound,
+    GroupState,
+    LeaveOut,
+    OrderRelease,
+    Progress,
+    Replace,
+    Reseal,
+    Resend,
+    Setting,
+    move_group,
+)
+from learning.secagg.context import Group
+from learning.secagg.errors import SeatsLostError, ShareError
+from learning.secagg.inner import Cover, InnerHeader, InnerSet
+from learning.secagg.sets import ContributorSet
+from learning.secagg.shares import ShareHeader
+from learning.tree import TOP, ExecutionTree
+from policies.canonical import digest
+
+_S, _E = GroupState, GroupEvent
+_OVER = (_S.COMPLETE, _S.LEFT_OUT)
+_NOTHING = GroupFacts()
+
+
+def open_groups(tree: ExecutionTree, replaced: Mapping[str, Mapping[int, int]]) -> dict[str, GroupRound]:
+    """Return every group at the beginning of an attempt; ``replaced`` are the seats replaced in the job so far."""
+    return {name: GroupRound(group=name, replaced=dict(replaced.get(name, {}))) for name in tree.names}
+
+
+def advance(
+    setting: Setting,
+    rounds: Mapping[str, GroupRound],
+    facts: Mapping[str, GroupFacts],
+    now: float,
+    *,
+    touched: Iterable[str] | None = None,
+) -> Progress:
+    """Return the groups as they are now, and what to do.
+
+    Args:
+        setting: the attempt.
+        rounds: every group as it was left last time.
+        facts: what is known about each group.
+        now: seconds since the attempt was opened.
+        touched: groups about which something new is known or for which time has run; None looks at all.
+    """
+    desk = _Desk(setting, rounds, facts, now)
+    work = set(setting.tree.names if touched is None else touched)
+    while work:
+        # Children before parents: what a child has become decides what its parent may do.
+        name = max(work, key=setting.tree.number)
+        work.discard(name)
+        work |= desk.look(name)
+    return Progress(rounds=desk.rounds, actions=tuple(desk.actions), due=desk.due)
+
+
+def next_replaced(tree: ExecutionTree, rounds: Mapping[str, GroupRound]) -> dict[str, dict[int, int]]:
+    """Return the replacements with which the next round opens: those of this one, and its lost seats where possible."""
+    found: dict[str, dict[int, int]] = {}
+    for name, value in rounds.items():
+        columns = dict(value.replaced)
+        for column in sorted(value.lost):
+            if tree.spare(column, columns.get(column, 0)) > 0:
+                columns[column] = columns.get(column, 0) + 1
+        if columns:
+            found[name] = columns
+    return found
+
+
+def leaves_in(rounds: Mapping[str, GroupRound], name: str = TOP) -> tuple[str, ...]:
+    """Return the leaf groups that are in the set of a group: itself, if it is one."""
+    proposed = rounds[name].proposed
+    if isinstance(proposed, InnerSet):
+        return tuple(leaf for child in proposed.children for leaf in leaves_in(rounds, child))
+    return () if proposed is None else (name,)
+
+
+def contributors_in(rounds: Mapping[str, GroupRound], name: str = TOP) -> tuple[str, ...]:
+    """Return everybody who is in the sum of a group, sorted."""
+    found: list[str] = []
+    for leaf in leaves_in(rounds, name):
+        proposed = rounds[leaf].proposed
+        if isinstance(proposed, ContributorSet):
+            found.extend(proposed.contributors)
+    return tuple(sorted(found))
+
+
+def cover_of(value: GroupRound, facts: GroupFacts, group: Group) -> Cover:
+    """Return the shares that make up the sum of a complete group: (column, digest), ascending."""
+    if isinstance(value.proposed, InnerSet):
+        shares: Iterable[ShareHeader | InnerHeader] = inner_shares(value, facts, group).values()
+    else:
+        leaf = [share for share in facts.shares if isinstance(share, ShareHeader)]
+        shares = counting(leaf, lost=value.lost, group=group)
+    return tuple(sorted((share.column, share.digest) for share in shares))
+
+
+def inner_shares(value: GroupRound, facts: GroupFacts, group: Group) -> dict[int, InnerHeader]:
+    """Return the share of each present seat of an inner group over its present set: column -> header."""
+    if not isinstance(value.proposed, InnerSet):
+        return {}
+    wanted = _name(value.proposed)
+    return {
+        share.column: share
+        for share in facts.shares
+        if isinstance(share, InnerHeader)
+        and share.children == wanted
+        and group.seats[share.column].participant == share.seat
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def _name(proposed: ContributorSet | InnerSet) -> str:
+    plain = proposed.as_set() if isinstance(proposed, InnerSet) else proposed
+    return digest(plain.to_json())
+
+
+class _Desk:
+    """One call of :func:`advance`: the groups as they change, and the actions as they come up."""
+
+    def __init__(
+        self, setting: Setting, rounds: Mapping[str, GroupRound], facts: Mapping[str, GroupFacts], now: float
+    ) -> None:
+        self.setting, self.tree, self.now = setting, setting.tree, now
+        self.rounds, self.facts = dict(rounds), facts
+        self.actions: list[Action] = []
+        self.due: dict[str, float] = {}
+        self._more: set[str] = set()
+
+    def look(self, name: str) -> set[str]:
+        """Move one group as far as it goes; return the groups that have to be looked at because of it."""
+        before = self.rounds[name]
+        self.due.pop(name, None)
+        step = self._leaf if self.tree.is_leaf(name) else self._inner
+        while self.rounds[name].state not in _OVER:
+            state, lost = self.rounds[name].state, (self.rounds[name].lost, self.rounds[name].blank)
+            step(self.rounds[name])
+            after = self.rounds[name]
+            if (after.state, (after.lost, after.blank)) == (state, lost):
+                break
+        after = self.rounds[name]
+        if after.state is not before.state and after.state in _OVER:
+            self._over(after)
+        parent = self.tree.parent(name)
+        if parent is not None and after != before:
+            self._more.add(parent)
+        found, self._more = self._more, set()
+        return found
+
+    def _over(self, value: GroupRound) -> None:
+        left_out = value.state is _S.LEFT_OUT
+        if left_out:
+            self.actions.append(LeaveOut(group=value.group, reason=value.reason or ""))
+        if value.group == TOP:
+            self.actions.append(Abort(reason=value.reason or "") if left_out else Finish(leaves=leaves_in(self.rounds)))
+
+    # A leaf group: uploads, signatures, shares that stand in for each other.
+
+    def _leaf(self, value: GroupRound) -> None:
+        if value.state is _S.COLLECTING:
+            self._close_leaf(value)
+        elif value.state is _S.SIGNING:
+            self._sign_leaf(value)
+        else:
+            self._release_leaf(value)
+
+    def _close_leaf(self, value: GroupRound) -> None:
+        uploads = self._facts(value).uploads
+        if uploads is None:
+            return
+        floor = self.setting.min_contributors if value.group == TOP else 0
+        if len(uploads) < max(floor, self._group(value).n_min):
+            self._leave_out(value, _E.TOO_FEW, f"{len(uploads)} contributors are too few")
+            return
+        self._move(value, _E.SET_PROPOSED, proposed=ContributorSet.of(uploads))
+
+    def _sign_leaf(self, value: GroupRound) -> None:
+        group, facts = self._group(value), self._facts(value)
+        wanted = _name(value.proposed) if value.proposed is not None else ""
+        voices = [seat.participant for seat in group.voices]
+        rest = [column for column, seat in enumerate(voices) if facts.signed.get(seat) != wanted]
+        given_up = {column for column in rest if voices[column] in facts.refused}
+        for column in rest:
+            if column not in given_up and self._press(
+                value.group, column, voices[column], AskToSign(group=value.group, column=column)
+            ):
+                given_up.add(column)
+        value = self.rounds[value.group]
+        if len(voices) - len(given_up) < group.quorum:
+            reason = f"{len(given_up)} of {len(voices)} seats do not sign the set"
+            self._leave_out(value, _E.NOT_SIGNED, reason, lost=frozenset(given_up))
+            return
+        if len(voices) - len(rest) < group.quorum:
+            return
+        began = self.now if value.enough is None else value.enough
+        hopeless = given_up | {column for column in rest if voices[column] in facts.unreachable}
+        if self.now >= began + self.setting.patience.grace or hopeless.issuperset(rest):
+            self._move(value, _E.SIGNED, lost=frozenset(rest))
+        elif value.enough is None:
+            self.rounds[value.group] = _changed(value, enough=began)
+            self._wake(value.group, began + self.setting.patience.grace)
+        else:
+            self._wake(value.group, began + self.setting.patience.grace)
+
+    def _release_leaf(self, value: GroupRound) -> None:
+        group, facts = self._group(value), self._facts(value)
+        context = self.setting.context(value.group)
+        if not isinstance(value.proposed, ContributorSet):
+            return
+        shares = [share for share in facts.shares if isinstance(share, ShareHeader)]
+        try:
+            owed = open_orders(shares, value.proposed, lost=value.lost, context=context, group=group, blank=value.blank)
+            if not owed:
+                kept = counting(shares, lost=value.lost, group=group)
+                check_cover(kept, value.proposed, context=context, group=group)
+        except (SeatsLostError, ShareError) as error:
+            self._leave_out(value, _E.CANNOT_FINISH, str(error))
+            return
+        if not owed:
+            self._move(value, _E.COVERED)
+            return
+        for column in sorted(owed):
+            seat = group.seats[column].participant
+            order = OrderRelease(
+                group=value.group,
+                column=column,
+                lost=value.lost,
+                blank=value.blank,
+                to=self._above(value.group, column),
+            )
+            if column in value.blank and self._due(value.group, column, seat):
+                self.actions.append(self._reseal(value, column))
+            if seat in facts.unreachable or self._press(value.group, column, seat, order):
+                self._lose(self.rounds[value.group], column)
+                return
+
+    # An inner group: children, signatures, one share of every column.
+
+    def _inner(self, value: GroupRound) -> None:
+        if value.state is _S.COLLECTING:
+            self._close_inner(value)
+            return
+        if value.proposed != self._children_set(value.group, value.proposed):
+            self._move(value, _E.CHILDREN_CHANGED, proposed=None)
+        elif value.state is _S.SIGNING:
+            self._sign_inner(value)
+        else:
+            self._release_inner(value)
+
+    def _close_inner(self, value: GroupRound) -> None:
+        self._give_up_unreachable(value)
+        value = self.rounds[value.group]
+        states = [self.rounds[child].state for child in self.tree.children(value.group)]
+        if value.state is not _S.COLLECTING or not all(state in _OVER for state in states):
+            return
+        if _S.COMPLETE not in states:
+            self._leave_out(value, _E.TOO_FEW, "none of its groups has a sum")
+            return
+        proposed = self._children_set(value.group, None)
+        if value.group == TOP:
+            trial = self.rounds | {TOP: _changed(value, proposed=proposed)}
+            count = len(contributors_in(trial))
+            if count < self.setting.min_contributors:
+                self._leave_out(value, _E.TOO_FEW, f"{count} contributors are too few")
+                return
+        self._move(value, _E.SET_PROPOSED, proposed=proposed)
+
+    def _children_set(self, name: str, proposed: object) -> InnerSet:
+        """Return the set of the children as they are; of those in ``proposed``, if there is one."""
+        children = proposed.children if isinstance(proposed, InnerSet) else self.tree.children(name)
+        found = {}
+        for child in children:
+            value = self.rounds[child]
+            if value.state is _S.COMPLETE:
+                found[child] = cover_of(value, self._facts(value), self._group(value))
+        return InnerSet.of(found)
+
+    def _sign_inner(self, value: GroupRound) -> None:
+        group, facts = self._group(value), self._facts(value)
+        wanted = _name(value.proposed) if isinstance(value.proposed, InnerSet) else ""
+        rest = [c for c, seat in enumerate(group.seats) if facts.signed.get(seat.participant) != wanted]
+        if not rest:
+            self._move(value, _E.SIGNED)
+            return
+        for column in rest:
+            seat = group.seats[column].participant
+            if not self._ask_inner(value, column, seat, AskToSign(group=value.group, column=column)):
+                return
+
+    def _release_inner(self, value: GroupRound) -> None:
+        group = self._group(value)
+        have = inner_shares(value, self._facts(value), group)
+        if len(have) == len(group.seats):
+            self._move(value, _E.COVERED)
+            return
+        for column, seat in enumerate(group.seats):
+            if column in have:
+                continue
+            order = OrderRelease(
+                group=value.group,
+                column=column,
+                lost=frozenset(),
+                blank=frozenset(),
+                to=self._above(value.group, column),
+            )
+            if not self._ask_inner(value, column, seat.participant, order):
+                return
+
+    def _ask_inner(self, value: GroupRound, column: int, seat: str, action: AskToSign | OrderRelease) -> bool:
+        """Ask an inner seat; False when it, or a child below it, had to be given up and the groups have changed."""
+        facts = self._facts(value)
+        gone = seat in facts.refused or seat in facts.unreachable
+        if gone or self._press(value.group, column, seat, action):
+            self._replace(self.rounds[value.group], column)
+            return False
+        for child in facts.missing.get(seat, ()):
+            below = self.rounds[child]
+            if below.state is not _S.COMPLETE:
+                continue
+            keeper = self._group(below).seats[column].participant
+            order = Resend(group=child, column=column, to=seat)
+            if column in below.lost or self._press(child, column, keeper, order):
+                self._share_gone(self.rounds[child], column)
+                return False
+        return True
+
+    def _give_up_unreachable(self, value: GroupRound) -> None:
+        unreachable = self._facts(value).unreachable
+        for column, seat in enumerate(self._group(value).seats):
+            if seat.participant in unreachable and self.rounds[value.group].state not in _OVER:
+                self._replace(self.rounds[value.group], column)
+
+    # What both kinds share.
+
+    def _press(self, name: str, column: int, seat: str, action: Action) -> bool:
+        """Ask a seat for what it owes, unless it was asked a moment ago; True when it is to be given up."""
+        value, patience = self.rounds[name], self.setting.patience
+        ask = value.asked.get(column, Ask(times=0, quiet=0, last=float("-inf")))
+        quiet = 0 if self._facts(value).heard.get(seat, float("-inf")) >= ask.last else ask.quiet
+        if self.now < ask.last + patience.again:
+            self._wake(name, ask.last + patience.again)
+            return False
+        if quiet >= patience.silent or ask.times >= patience.stuck:
+            return True
+        self.actions.append(action)
+        asked = {**value.asked, column: Ask(times=ask.times + 1, quiet=quiet + 1, last=self.now)}
+        self.rounds[name] = _changed(value, asked=asked)
+        self._wake(name, self.now + patience.again)
+        return False
+
+    def _due(self, name: str, column: int, seat: str) -> bool:
+        """Say whether a seat that replaced another should be sealed its seeds (again)."""
+        value = self.rounds[name]
+        ask = value.asked.get(column)
+        if ask is None:
+            return True
+        return bool(self._facts(value).missing.get(seat)) and self.now >= ask.last + self.setting.patience.again
+
+    def _lose(self, value: GroupRound, column: int) -> None:
+        group = self._group(value)
+        if len(value.lost) < len(group.seats) - group.threshold - 1:
+            self.rounds[value.group] = _changed(value, lost=value.lost | {column}, asked={})
+        else:
+            self._replace(value, column)
+
+    def _replace(self, value: GroupRound, column: int) -> None:
+        times = value.replaced.get(column, 0)
+        if self.tree.spare(column, times) < 1:
+            self._leave_out(value, _E.CANNOT_FINISH, f"nobody is left in column {column} to replace its seat")
+            return
+        replaced = {**value.replaced, column: times + 1}
+        asked = {place: ask for place, ask in value.asked.items() if place != column}
+        leaf = self.tree.is_leaf(value.group)
+        blank = value.blank | {column}
+        value = _changed(value, replaced=replaced, blank=blank, asked={} if leaf else asked)
+        self.rounds[value.group] = value
+        seat = self.tree.seat(value.group, column, times + 1)
+        self.actions.append(Replace(group=value.group, column=column, number=times + 1, seat=seat))
+        for child in self.tree.children(value.group):
+            below = self.rounds[child]
+            handed_up = below.state is _S.COMPLETE or (below.state is _S.RELEASING and column in below.asked)
+            if handed_up and column not in below.lost:
+                self.actions.append(Resend(group=child, column=column, to=seat))
+
+    def _reseal(self, value: GroupRound, column: int) -> Reseal:
+        times = value.replaced.get(column, 0)
+        seat = self.tree.seat(value.group, column, times)
+        return Reseal(group=value.group, column=column, number=times, seat=seat)
+
+    def _share_gone(self, value: GroupRound, column: int) -> None:
+        self._more.add(value.group)
+        self._move(value, _E.SHARE_GONE)
+        value = self.rounds[value.group]
+        if not self.tree.is_leaf(value.group):
+            self._replace(value, column)
+        elif column not in value.lost:
+            self._lose(value, column)
+
+    def _leave_out(self, value: GroupRound, event: GroupEvent, reason: str, **changes: object) -> None:
+        self._move(value, event, reason=f"group {value.group}: {reason}", **changes)
+
+    def _move(self, value: GroupRound, event: GroupEvent, **changes: object) -> None:
+        self.rounds[value.group] = move_group(value, event, self.now, **changes)
+
+    def _above(self, name: str, column: int) -> str | None:
+        parent = self.tree.parent(name)
+        return None if parent is None else self.tree.seat(parent, column, self.rounds[parent].replaced.get(column, 0))
+
+    def _wake(self, name: str, when: float) -> None:
+        self.due[name] = min(self.due.get(name, when), when)
+
+    def _facts(self, value: GroupRound) -> GroupFacts:
+        return self.facts.get(value.group, _NOTHING)
+
+    def _group(self, value: GroupRound) -> Group:
+        return self.setting.group(value.group, value.replaced)
+
+
+def _changed(value: GroupRound, **changes: object) -> GroupRound:
+    return dataclasses.replace(value, **changes)  # type: ignore[arg-type]
