@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from connector.storage.decisions import LoggedDecision, SqlDecisionLog
 from policies.decision import Decision, Reason
+from policies.evaluate import USE
 from policies.gate import PolicyGate, denied, needed_facts
 from policies.model import short
 from policies.scopes import Scope
@@ -47,7 +48,9 @@ class LoggedPolicyGate:
     standing: Callable[[str], Sequence[str]] = _in_force
     more: MoreFacts = _nothing
 
-    def decide(self, scope: Scope | str, policy: Mapping[str, Any], facts: Mapping[str, object]) -> Decision:
+    def decide(
+        self, scope: Scope | str, policy: Mapping[str, Any], facts: Mapping[str, object], *, action: str = USE
+    ) -> Decision:
         """Decide, log, and return the decision; what cannot be known denies."""
         place = Scope(scope)
         named = str(policy.get("@id", ""))
@@ -55,7 +58,7 @@ class LoggedPolicyGate:
         known = facts
         if agreement_id and place is Scope.TRANSFER and (needed := needed_facts(policy, place) - set(facts)):
             known = {**self.more(agreement_id, facts.get("purpose"), needed), **facts}
-        decision = self.gate.decide(place, policy, known)
+        decision = self.gate.decide(place, policy, known, action=action)
         if agreement_id:
             decision = denied(decision, self.standing(agreement_id))
         line = logged(

@@ -4,6 +4,7 @@ API and worker processes stand on the same rooms; they differ in who sends messa
 """
 
 import dataclasses
+import functools
 import hmac
 import uuid
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from connector.storage.external_consents import SqlExternalConsents
 from connector.storage.learning import SqlLearningStore, WorkBook
 from connector.training_contracts import TrainingContracts, on_transfer_state, start_address
 from contracts.behaviour import AutomaticBehaviour, AutomaticTransfers
+from contracts.peer_catalogs import MAX_CATALOG_BYTES
 from contracts.ports import Doorbell
 from contracts.service import ContractService, OwnSide, open_contracts
 from learning.errors import StepFailedError
@@ -39,6 +41,7 @@ from learning.jobs import Participation, ParticipationState
 from learning.node import MemberFacts, Node
 from learning.ports import Records, SandboxOutput, Trainer
 from policies.gate import PolicyGate
+from policies.jsonld import compact_to_dsp
 from policies.service import ConsentService
 
 
@@ -143,7 +146,11 @@ def lay_rooms(
     contracts = open_contracts(
         store=contract_store,
         gate=gate,
-        participant=OwnSide(id=node.participant_id, dsp_url=foundation.identity.address + DSP_PATH),
+        participant=OwnSide(
+            id=node.participant_id,
+            dsp_url=foundation.identity.address + DSP_PATH,
+            roles=tuple(foundation.identity.roles),
+        ),
         signer=foundation.signer,
         calls=PeerWire(foundation.client),
         doorbell=doorbell,
@@ -155,6 +162,8 @@ def lay_rooms(
         ),
         clock=now,
         ids=new_id,
+        # What we asked for ourselves may be long: a page of a catalog.
+        expand=functools.partial(compact_to_dsp, seconds=30.0, nodes=200_000, size=MAX_CATALOG_BYTES),
     )
     training.serve(contracts)
     return Rooms(

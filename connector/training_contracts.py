@@ -4,13 +4,14 @@ from collections.abc import Callable
 from datetime import datetime
 
 from connector.identity.transfers import TransferGrant, TransferTokens
-from contracts.errors import IllegalCommandError, TransferRefusedError
+from contracts.errors import IllegalCommandError, PolicyDeniedError, TransferRefusedError
 from contracts.messages import DataAddress
 from contracts.processes import AgreementRecord, Transfer
 from contracts.service import ContractService
 from contracts.states import Role
 from contracts.transfers import TransferState
 from learning import provide
+from learning.errors import PeerError
 from learning.jobs import Job, JobState, Member, Participation, ParticipationState, PlanState, ReceivedPlan
 from learning.node import Node
 from learning.ports import AgreementTerms, Records, Store, TransferView
@@ -49,7 +50,10 @@ class TrainingContracts:
 
     def request_transfer(self, agreement_id: str) -> str:
         """Start a transfer process with format FederatedTraining and return our pid for it."""
-        return self._service.transfers.request(agreement_id, FORMAT).pid
+        try:
+            return self._service.transfers.request(agreement_id, FORMAT).pid
+        except PolicyDeniedError as error:
+            raise PeerError(f"the agreement may not be used now: {error}", code=error.code, final=True) from error
 
     def transfer(self, transfer_pid: str) -> TransferView | None:
         """Return a transfer process by our pid."""

@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from contracts.actions import actions, decide_any
 from contracts.errors import CursorError, UnknownProcessError, UnsupportedFilterError
 from contracts.messages import CatalogRequestMessage
-from contracts.negotiation_service import consumer_facts
 from contracts.ports import CatalogQuery, Clock, Participant, PolicyGate, Store, UnitOfWork
 from contracts.processes import Caller, Dataset
 from contracts.shapes import CONTEXT, ORCHARD
+from contracts.usage import consumer_facts
 
 PAGE_SIZE: Final = 100
 _FILTER_FIELDS: Final = ("keyword", "format", "text")
@@ -154,7 +155,8 @@ class CatalogService:
         # Many datasets share their terms; each distinct set of terms is evaluated once per page.
         key = json.dumps(dataset.offer.rules, sort_keys=True)
         if key not in verdicts:
-            verdict = self.gate.decide("catalog", dataset.offer.document(), consumer_facts(caller))
+            offer = dataset.offer
+            verdict = decide_any(self.gate, "catalog", offer.document(), consumer_facts(caller), actions(offer.rules))
             verdicts[key] = verdict.allowed
         return verdicts[key]
 

@@ -8,9 +8,9 @@ that answers before our confirmation has come back meets no conflict.
 import dataclasses
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 from contracts import agreement, negotiation, offers, states
+from contracts.actions import actions, decide_any
 from contracts.callbacks import require_callback
 from contracts.codec import Envelope
 from contracts.commands import Accept, Agree, CounterOffer, CounterRequest, NegotiationCommand, Terminate
@@ -27,6 +27,7 @@ from contracts.processes import Caller, Counterparty, Kind, Negotiation, Outcome
 from contracts.receipts import Answer, answer, receipt, repeat, repeated_first
 from contracts.recorder import Recorder
 from contracts.states import NegotiationState, Role
+from contracts.usage import consumer_facts
 from policies.signing import Signer
 
 # How many steps a behaviour may take in one transaction; the longest legal run by one side is shorter.
@@ -267,7 +268,12 @@ class NegotiationService:
     def _assess_request(self, uow: UnitOfWork, value: Negotiation) -> Assessment:
         facts = consumer_facts(value.counterparty)
         published = uow.dataset(value.dataset_id)
-        if published and not self.gate.decide("catalog", published.offer.document(), facts).allowed:
+        if (
+            published
+            and not decide_any(
+                self.gate, "catalog", published.offer.document(), facts, actions(published.offer.rules)
+            ).allowed
+        ):
             published = None
         return offers.assess_request(value.offer, published, self.gate, facts)
 
@@ -277,14 +283,9 @@ class NegotiationService:
         policy = published.offer if published else value.offer
         facts = consumer_facts(value.counterparty)
         stated = offers.purpose(value.offer.rules)
-        verdict = self.gate.decide("negotiation", policy.document(), {**facts, "purpose": stated} if stated else facts)
+        known = {**facts, "purpose": stated} if stated else facts
+        verdict = decide_any(self.gate, "negotiation", policy.document(), known, actions(value.offer.rules))
         return Assessment(acceptable=verdict.allowed, reasons=tuple(verdict.refusals))
-
-
-def consumer_facts(consumer: Counterparty | Caller) -> dict[str, Any]:
-    """Return what is known of a consumer, by the names that the policy gate reads."""
-    facts: dict[str, Any] = {"assignee": consumer.participant_id}
-    return {**facts, "roles": list(consumer.roles)} if consumer.roles else facts
 
 
 def _assess_offer(value: Negotiation) -> Assessment:

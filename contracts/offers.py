@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from contracts.actions import actions, decide_any, short
 from contracts.messages import Offer, Rules
 from contracts.ports import Assessment, PolicyGate
 from contracts.processes import Dataset
 from policies.canonical import canonical_json
 
-ODRL = "http://www.w3.org/ns/odrl/2/"
 _LOGICAL = ("and", "andSequence", "or", "xone")
 _STATED = frozenset({"eq", "isA"})
 
@@ -51,7 +51,7 @@ def assess_request(offer: Offer, published: Dataset | None, gate: PolicyGate, fa
         )
     stated = purpose(offer.rules)
     known = {**facts, "purpose": stated} if stated else dict(facts)
-    verdict = gate.decide("negotiation", published.offer.document(), known)
+    verdict = decide_any(gate, "negotiation", published.offer.document(), known, actions(offer.rules))
     changed = changes(offer.rules, published.offer.rules, purpose_is_free=verdict.allowed and stated is not None)
     if verdict.allowed and not changed:
         return Assessment(acceptable=True)
@@ -114,12 +114,6 @@ def clauses(rules: Rules) -> tuple[Clause, ...]:
             if not parts:
                 found.append(Clause(rule=kind, action=action, name=action, operator=kind, value="without limits"))
     return tuple(found)
-
-
-def short(name: object) -> str:
-    """Return an ODRL term without its namespace or prefix; any other text as it is."""
-    text = str(name)
-    return text.removeprefix(ODRL).removeprefix("odrl:")
 
 
 def _atoms(constraints: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str, str]]:

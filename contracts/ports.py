@@ -50,8 +50,8 @@ class PolicyGate(Protocol):
     one, ``purpose`` (an IRI).
     """
 
-    def decide(self, scope: str, policy: Mapping[str, Any], facts: Mapping[str, Any]) -> PolicyVerdict:
-        """Return the verdict; what cannot be known denies."""
+    def decide(self, scope: str, policy: Mapping[str, Any], facts: Mapping[str, Any], *, action: str) -> PolicyVerdict:
+        """Return the verdict on an action (its full name); what cannot be known denies."""
         ...
 
 
@@ -355,6 +355,11 @@ class Participant(Protocol):
     @property
     def dsp_url(self) -> str:
         """The base URL of our DSP endpoints, without a trailing slash: our callback address."""
+        ...
+
+    @property
+    def roles(self) -> Sequence[str]:
+        """Our roles in the data space, as our membership says."""
         ...
 
 

@@ -45,7 +45,10 @@ def _may_come(process: Process, peer_state: str | None, step: str, *, refused: b
     """Whether time alone can settle it: the peer's own message is on the way, or it can still take ours."""
     if peer_state is None or _ends(process, peer_state):
         return False
-    return _peer_is_ahead(process, peer_state) or (not refused and _legal(process, peer_state, step))
+    if _legal(process, peer_state, step):
+        # It could take the step where it stands. If it refuses for good, it has its reasons.
+        return not refused
+    return _peer_is_ahead(process, peer_state)
 
 
 def _ends(process: Process, peer_state: str) -> bool:

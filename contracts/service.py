@@ -26,10 +26,11 @@ from policies.signing import Signer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnSide:
-    """Who we are on the wire: our participant id (a DID) and the base URL of our DSP endpoints."""
+    """Who we are on the wire: our participant id (a DID), the base URL of our DSP endpoints, our membership's roles."""
 
     id: str
     dsp_url: str
+    roles: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ one may need the learning side's own database. Every state change makes it due, 
 import dataclasses
 from datetime import datetime, timedelta
 
-from contracts import offers, transfer, transfers
+from contracts import transfer, transfers, usage
 from contracts.callbacks import require_callback
 from contracts.codec import Envelope
 from contracts.commands import Complete, End, Start, Suspend, TransferCommand
@@ -15,11 +15,11 @@ from contracts.errors import (
     IllegalCommandError,
     IllegalTransitionError,
     MalformedMessageError,
+    PolicyDeniedError,
     RequestRefusedError,
     UnknownProcessError,
 )
-from contracts.messages import DataAddress, TransferMessage, TransferRequestMessage
-from contracts.negotiation_service import consumer_facts
+from contracts.messages import DataAddress, TransferMessage, TransferRequestMessage, TransferStartMessage
 from contracts.ports import Later, Participant, PolicyGate, Store, TransferBehaviour, UnitOfWork
 from contracts.processes import AgreementRecord, Caller, Counterparty, Kind, Transfer
 from contracts.receipts import Answer, answer, receipt, repeat, repeated_first
@@ -85,8 +85,11 @@ class TransferService:
             ConflictingRepeatError: its ``@id`` was used before with other bytes.
             IllegalTransitionError: the table does not allow it now.
             MalformedMessageError: it belongs to another transfer.
+            PolicyDeniedError: it starts again what the agreement does not allow any more.
         """
         message: TransferMessage = envelope.message  # type: ignore[assignment] # the codec was asked for these only
+        if isinstance(message, TransferStartMessage):
+            self._require_restart(caller, pid)
 
         def work(uow: UnitOfWork) -> Answer:
             current = uow.transfer(pid, lock=True)
@@ -129,7 +132,13 @@ class TransferService:
 
         Raises:
             UnknownProcessError: we have no such agreement as consumer.
+            PolicyDeniedError: it does not allow this any more.
         """
+        known = self.store.agreement(agreement_id)
+        if known is not None and known.role is Role.CONSUMER:
+            found = self._refusals(known, format, counterparty or known.counterparty)
+            if found:
+                raise PolicyDeniedError(found)
 
         def work(uow: UnitOfWork) -> Transfer:
             record = uow.agreement(agreement_id)
@@ -172,7 +181,10 @@ class TransferService:
         Raises:
             UnknownProcessError: no such transfer.
             IllegalCommandError: its state does not allow it.
+            PolicyDeniedError: it would start what the agreement does not allow any more.
         """
+        if isinstance(command, Start):
+            self._require_use(self.store.transfer(pid))
 
         def work(uow: UnitOfWork) -> Transfer:
             current = uow.transfer(pid, lock=True)
@@ -233,21 +245,41 @@ class TransferService:
         self.recorder.write(uow, [transfer.intend(current, said, now=now)], new=False, act_at=now)
 
     def _refusal(self, seen: Transfer, record: AgreementRecord) -> End | None:
-        """The agreement is used again here, so its policy is asked again."""
-        if seen.role is not Role.PROVIDER or seen.state is not TransferState.REQUESTED:
+        """The agreement is used again where a transfer starts or has started, so its policy is asked again."""
+        due = TransferState.REQUESTED if seen.role is Role.PROVIDER else TransferState.STARTED
+        if seen.state is not due:
             return None
-        facts = consumer_facts(seen.counterparty)
-        stated = offers.purpose(record.agreement.rules)
-        policy = {
-            "@id": record.agreement.id,
-            "@type": "Agreement",
-            "target": record.agreement.target,
-            "assigner": record.agreement.assigner,
-            "assignee": record.agreement.assignee,
-            **record.agreement.rules,
-        }
-        verdict = self.gate.decide("transfer", policy, {**facts, "purpose": stated} if stated else facts)
-        return None if verdict.allowed else End(reasons=tuple(verdict.refusals), code="policy-denied")
+        found = self._refusals(record, seen.format, seen.counterparty)
+        return End(reasons=found, code="policy-denied") if found else None
+
+    def _refusals(self, record: AgreementRecord, format: str, counterparty: Counterparty) -> tuple[str, ...]:  # noqa: A002 - the specification's word
+        return usage.refusals(self.gate, record, format, own=self.participant, counterparty=counterparty)
+
+    def _require_restart(self, caller: Caller, pid: str) -> None:
+        """As provider: whether a consumer may go on with what is suspended. A repeat finds it started already."""
+        current = self.store.transfer(pid)
+        entitled = current is not None and current.counterparty.participant_id == caller.participant_id
+        if (
+            current is not None
+            and entitled
+            and current.role is Role.PROVIDER
+            and current.state is TransferState.SUSPENDED
+        ):
+            self._require_use(current)
+
+    def _require_use(self, current: Transfer | None) -> None:
+        """Refuse to start again under an agreement that may not be used now.
+
+        Asked outside the transaction that starts it, because what is known of uses lies elsewhere in the database.
+
+        Raises:
+            PolicyDeniedError: with the reasons.
+        """
+        record = self.store.agreement(current.agreement_id) if current is not None else None
+        if current is not None and record is not None:
+            found = self._refusals(record, current.format, current.counterparty)
+            if found:
+                raise PolicyDeniedError(found)
 
 
 def _is_party(record: AgreementRecord, caller: Caller) -> bool:

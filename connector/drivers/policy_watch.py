@@ -14,13 +14,14 @@ import structlog
 
 from connector.rooms import Rooms
 from connector.storage.duties import SqlDuties
+from contracts.actions import actions, decide_any
 from contracts.agreement import payload
 from contracts.errors import ContractError
-from contracts.negotiation_service import consumer_facts
 from contracts.ports import Query
 from contracts.processes import AgreementRecord, Kind, Transfer
 from contracts.states import Role
 from contracts.transfers import TransferState
+from contracts.usage import consumer_facts
 from learning.jobs import JOB_ENDS, Job, Member, Participation, ParticipationState
 from learning.ports import Records
 from learning.rounds import Step, StepState
@@ -179,7 +180,9 @@ def no_longer_allowed(record: AgreementRecord, now: Callable[[], datetime]) -> t
     Asked at the scope of the catalog: only what always binds (time, party, role) is compared.
     """
     facts = {**consumer_facts(record.counterparty), "target": record.agreement.target}
-    return PolicyGate(now=now).decide(Scope.CATALOG, payload(record.agreement), facts).refusals
+    wanted = actions(record.agreement.rules)
+    verdict = decide_any(PolicyGate(now=now), Scope.CATALOG.value, payload(record.agreement), facts, wanted)
+    return tuple(verdict.refusals)
 
 
 def _expire(rooms: Rooms) -> None:

@@ -251,7 +251,7 @@ def open_side(
     service = open_contracts(
         store=store,
         gate=PolicyGate(now=clock),
-        participant=OwnSide(id=participant, dsp_url=f"{address}/dsp/2025-1"),
+        participant=OwnSide(id=participant, dsp_url=f"{address}/dsp/2025-1", roles=("ai-provider",)),
         signer=signer,
         calls=wire.calls(participant),
         doorbell=doorbell or bell,
