@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Dialect, Table, and_, bindparam, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.storage import datasets as dataset_rows
@@ -22,6 +22,7 @@ from connector.storage.contract_rows import (
     time_of,
 )
 from connector.storage.database import Database, Transaction
+from connector.storage.direct import Direct
 from connector.storage.outbox import OutboxStatements
 from connector.storage.statements import Statement
 from connector.storage.tables_contracts import agreements, events, processes, receipts
@@ -49,52 +50,48 @@ class ProcessTakenError(Exception):
 
 
 class ContractStatements:
-    """The hot statements of this store, for one dialect."""
+    """The hot statements of this store, for one database."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, way: Direct) -> None:
         """Compile the statements."""
-        insert: Any = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        insert: Any = postgresql.insert if way.dialect.name == "postgresql" else sqlite.insert
         p = processes.c
-        one = select(processes).where(p.pid == bindparam("of_pid"), p.kind == bindparam("of_kind"))
-        self.read = Statement(one, dialect)
-        self.lock = Statement(one.with_for_update(), dialect)
-        self.due = Statement(one.where(p.act_at <= bindparam("now")).with_for_update(), dialect)
+        # By its key alone: on tables too young for statistics PostgreSQL takes any index that one more column would fit.
+        one = select(processes).where(p.pid == bindparam("of_pid"))
+        self.read = Statement(one, way)
+        self.lock = Statement(one.with_for_update(), way)
+        self.due = Statement(one.where(p.act_at <= bindparam("now")).with_for_update(), way)
         self.by_peer = Statement(
             select(processes)
-            .where(
-                p.counterparty_id == bindparam("peer"),
-                p.peer_pid == bindparam("of_peer_pid"),
-                p.kind == bindparam("of_kind"),
-                p.role == bindparam("of_role"),
-            )
+            .where(p.counterparty_id == bindparam("peer"), p.peer_pid == bindparam("of_peer_pid"))
             .with_for_update(),
-            dialect,
+            way,
         )
         columns = [column.name for column in processes.columns]
-        self.add = Statement(insert(processes).on_conflict_do_nothing(), dialect, columns=columns)
-        self.save = Statement(processes.update().where(p.pid == bindparam("of_pid")), dialect, columns=_CHANGING)
-        self.put_off = Statement(processes.update().where(p.pid == bindparam("of_pid")), dialect, columns=("act_at",))
+        self.add = Statement(insert(processes).on_conflict_do_nothing(), way, columns=columns)
+        self.save = Statement(processes.update().where(p.pid == bindparam("of_pid")), way, columns=_CHANGING)
+        self.put_off = Statement(processes.update().where(p.pid == bindparam("of_pid")), way, columns=("act_at",))
         self.learn = Statement(
-            processes.update().where(p.pid == bindparam("of_pid"), p.peer_pid.is_(None)), dialect, columns=("peer_pid",)
+            processes.update().where(p.pid == bindparam("of_pid"), p.peer_pid.is_(None)), way, columns=("peer_pid",)
         )
         self.add_event = Statement(
-            events.insert().inline(), dialect, columns=("pid", "at", "direction", "step", "state", "reasons")
+            events.insert().inline(), way, columns=("pid", "at", "direction", "step", "state", "reasons")
         )
         self.add_receipt = Statement(
             insert(receipts).on_conflict_do_nothing(),
-            dialect,
+            way,
             columns=("pid", "message_id", "digest", "step", "received_at"),
         )
         r = receipts.c
         self.read_receipt = Statement(
-            select(receipts).where(r.pid == bindparam("of_pid"), r.message_id == bindparam("of_id")), dialect
+            select(receipts).where(r.pid == bindparam("of_pid"), r.message_id == bindparam("of_id")), way
         )
         self.add_agreement = Statement(
-            insert(agreements).on_conflict_do_nothing(), dialect, columns=[column.name for column in agreements.columns]
+            insert(agreements).on_conflict_do_nothing(), way, columns=[column.name for column in agreements.columns]
         )
-        self.read_agreement = Statement(select(agreements).where(agreements.c.id == bindparam("of_id")), dialect)
-        self.read_dataset = Statement(dataset_rows.one(), dialect)
-        self.outbox = OutboxStatements(dialect)
+        self.read_agreement = Statement(select(agreements).where(agreements.c.id == bindparam("of_id")), way)
+        self.read_dataset = Statement(dataset_rows.one(), way)
+        self.outbox = OutboxStatements(way)
 
 
 class SqlUnitOfWork:
@@ -118,15 +115,13 @@ class SqlUnitOfWork:
 
     def _process(self, kind: Kind, pid: str, *, lock: bool) -> Process | None:
         statement = self._do.lock if lock else self._do.read
-        row = statement.run(self._connection, of_pid=pid, of_kind=kind.value).first()
-        return process_of(row) if row else None
+        row = statement.run(self._connection, of_pid=pid).first()
+        return process_of(row) if row and row.kind == kind else None
 
     def by_peer_pid(self, kind: Kind, counterparty: str, peer_pid: str, role: str) -> Process | None:
         """See the port."""
-        row = self._do.by_peer.run(
-            self._connection, peer=counterparty, of_peer_pid=peer_pid, of_kind=kind.value, of_role=str(role)
-        ).first()
-        return process_of(row) if row else None
+        rows = self._do.by_peer.run(self._connection, peer=counterparty, of_peer_pid=peer_pid).all()
+        return next((process_of(row) for row in rows if (row.kind, row.role) == (kind, role)), None)
 
     def add(self, process: Process, *, act_at: datetime | None) -> None:
         """See the port."""
@@ -144,8 +139,8 @@ class SqlUnitOfWork:
 
     def take_due(self, kind: Kind, pid: str, *, now: datetime, until: datetime) -> tuple[Process, datetime] | None:
         """See the port."""
-        row = self._do.due.run(self._connection, of_pid=pid, of_kind=kind.value, now=micros(now)).first()
-        if row is None:
+        row = self._do.due.run(self._connection, of_pid=pid, now=micros(now)).first()
+        if row is None or row.kind != kind:
             return None
         self._do.put_off.run(self._connection, of_pid=pid, act_at=micros(until))
         return process_of(row), time_of(row.act_at)
@@ -244,7 +239,7 @@ class ContractStore:
     def __init__(self, database: Database) -> None:
         """Keep everything in ``database``."""
         self._database = database
-        self._do = ContractStatements(database.engine.dialect)
+        self._do = ContractStatements(database.way)
 
     def run(self, name: str, work: Callable[[UnitOfWork], T]) -> T:
         """See the port."""
@@ -270,8 +265,8 @@ class ContractStore:
 
     def _process(self, kind: Kind, pid: str) -> Process | None:
         with self._database.reading() as connection:
-            row = self._do.read.run(connection, of_pid=pid, of_kind=kind.value).first()
-        return process_of(row) if row else None
+            row = self._do.read.run(connection, of_pid=pid).first()
+        return process_of(row) if row and row.kind == kind else None
 
     def agreement(self, agreement_id: str) -> AgreementRecord | None:
         """See the port."""

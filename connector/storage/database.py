@@ -1,8 +1,10 @@
 """The database and its transactions: one named, re-runnable transaction per message or command.
 
-SQLite (WAL) is the embedded default and PostgreSQL the production store; both are reached through SQLAlchemy Core.
-Every writing transaction on SQLite begins with ``BEGIN IMMEDIATE``: a read that later turns into a write fails at once
-on a stale snapshot otherwise, whatever the busy timeout.
+SQLite (WAL) is the embedded default and PostgreSQL the production store; both are reached through SQLAlchemy Core, and
+hot statements past it (``direct``). Every writing transaction on SQLite begins with ``BEGIN IMMEDIATE``: a read that
+later turns into a write fails at once on a stale snapshot otherwise, whatever the busy timeout. Which transactions only
+read is learnt by name: after two runs that changed nothing it begins without the writers' lock; where it then writes
+after all, on a state that has become stale, it is run again as a writer.
 """
 
 import contextlib
@@ -18,6 +20,8 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool
 
+from connector.storage.direct import Direct, direct
+
 T = TypeVar("T")
 
 metadata = MetaData(
@@ -30,8 +34,11 @@ metadata = MetaData(
 )
 
 _ATTEMPTS = 5
+_AT_ONCE = 8
+_QUIET_RUNS = 2
 _IDLE_SECONDS = 2.0
-_SERIALIZATION_FAILURES = frozenset({"40001", "40P01"})
+# Serialization failure, deadlock, and a prepared statement that somebody dropped behind our back.
+_RUN_AGAIN = frozenset({"40001", "40P01", "26000"})
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -54,12 +61,14 @@ class Database:
         """Open the pool for an SQLAlchemy URL; nothing is created (see ``orchard migrate``)."""
         self.url = url
         self.engine: Engine = _engine(url, pool_size)
-        embedded = self.engine.dialect.name == "sqlite"
-        self._begin = "BEGIN IMMEDIATE" if embedded else None
-        # SQLite has one writer. Threads that find it busy would sleep and look again, ever more rarely; here they queue.
-        self._writing: contextlib.AbstractContextManager[Any] = (
-            threading.Lock() if embedded else contextlib.nullcontext()
+        self.way: Direct = direct(self.engine.dialect)
+        self._embedded = self.engine.dialect.name == "sqlite"
+        # SQLite has one writer; threads that find it busy would sleep and look again, ever more rarely. On PostgreSQL more
+        # transactions at once than this only wait for each other, each on a server process with caches of its own.
+        self._turn: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if self._embedded else threading.BoundedSemaphore(_AT_ONCE)
         )
+        self._names = _Names()
         self._mine = threading.local()
 
     @property
@@ -78,37 +87,52 @@ class Database:
         commit goes through :meth:`Transaction.on_commit`.
         """
         for attempt in range(_ATTEMPTS):
+            writing = attempt > 0 or not (self._embedded and self._names.only_reads(name))
             try:
-                return self._once(name, work)
+                return self._once(name, work, writing=writing)
             except Exception as error:
                 if attempt == _ATTEMPTS - 1 or not _may_run_again(error):
                     raise
         raise AssertionError("unreachable")
 
-    def _once(self, name: str, work: Callable[[Transaction], T]) -> T:
-        if self._begin is not None and (outer := self.current) is not None:
+    def _once(self, name: str, work: Callable[[Transaction], T], *, writing: bool) -> T:
+        outer = self.current
+        if outer is not None and self._embedded:
             raise RuntimeError(f"{name} would wait for ever for {outer.name}, which this thread has open")
-        with self._writing, self.engine.connect() as connection:
+        # Whoever has a turn already must not wait for another.
+        turn = self._turn if writing and outer is None else contextlib.nullcontext()
+        with turn, self.engine.connect() as connection:
             # The hot statements go past SQLAlchemy, to the driver: it must know that there is something to commit.
             connection.begin()
-            if self._begin is not None:
-                connection.connection.cursor().execute(self._begin)
+            driver = connection.connection.dbapi_connection
+            before = self.way.changes(driver)
+            self.way.begin(driver, writing=writing)
             transaction = Transaction(name=name, connection=connection)
-            before = self.current
             self._mine.transaction = transaction
             try:
                 result = work(transaction)
             finally:
-                self._mine.transaction = before
-            connection.commit()
+                self._mine.transaction = outer
+                self._names.note(name, wrote=self.way.changes(driver) != before)
+            self._commit(connection, driver)
         for callback in transaction.after_commit:
             callback()
         return result
 
+    def _commit(self, connection: Connection, driver: Any) -> None:
+        self.way.commit(driver)
+        connection.commit()
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Yield a connection for statements that only read; rolled back at the end."""
+        """Yield a connection for statements that only read; rolled back at the end.
+
+        On SQLite they all see the same state, and wait for no writer.
+        """
         with self.engine.connect() as connection:
+            if self._embedded:
+                connection.begin()
+                self.way.begin(connection.connection.dbapi_connection, writing=False)
             yield connection
             connection.rollback()
 
@@ -117,10 +141,31 @@ class Database:
         self.engine.dispose()
 
 
+class _Names:
+    """Which transactions only read at present, by name. Safe between threads: a lost note costs one turn."""
+
+    def __init__(self) -> None:
+        self._runs_since_write: dict[str, int] = {}
+
+    def only_reads(self, name: str) -> bool:
+        return self._runs_since_write.get(name, 0) >= _QUIET_RUNS
+
+    def note(self, name: str, *, wrote: bool) -> None:
+        self._runs_since_write[name] = 0 if wrote else self._runs_since_write.get(name, 0) + 1
+
+
 def _engine(url: str, pool_size: int) -> Engine:
     if not url.startswith("sqlite"):
         # Connections beyond the pool's size are closed after each use, and a new one costs more than a negotiation.
-        engine = create_engine(url, pool_size=pool_size, max_overflow=pool_size)
+        # The last one used is the next: its server process has everything at hand.
+        engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_use_lifo=True,
+            # psycopg drops every prepared statement of a connection at a rollback, ours too, once it has one of its own.
+            connect_args={"client_encoding": "utf8", "prepare_threshold": None},
+        )
         event.listen(engine, "checkin", _note_use)
         event.listen(engine, "checkout", functools.partial(_ping_idle, engine.dialect))
         return engine
@@ -128,6 +173,7 @@ def _engine(url: str, pool_size: int) -> Engine:
         url,
         poolclass=QueuePool,
         pool_size=pool_size,
+        pool_use_lifo=True,
         max_overflow=pool_size,
         connect_args={"timeout": 30.0, "check_same_thread": False},
     )
@@ -150,7 +196,9 @@ def _ping_idle(dialect: Any, connection: Any, record: Any, _proxy: object) -> No
 
     A question at every use would cost each transaction another round trip.
     """
-    if time.monotonic() - record.info.get("used", 0.0) > _IDLE_SECONDS and not _alive(dialect, connection):
+    if connection.closed or (
+        time.monotonic() - record.info.get("used", 0.0) > _IDLE_SECONDS and not _alive(dialect, connection)
+    ):
         raise DisconnectionError
 
 
@@ -165,4 +213,4 @@ def _may_run_again(error: Exception) -> bool:
     found = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(found, sqlite3.OperationalError) and "database is locked" in str(found):
         return True
-    return getattr(found, "sqlstate", None) in _SERIALIZATION_FAILURES
+    return getattr(found, "sqlstate", None) in _RUN_AGAIN

@@ -1,6 +1,7 @@
 """The decision log in SQL: append, and read by agreement, period or anything newer than a place."""
 
 import dataclasses
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, not_, select
 
 from connector.storage.database import Database, Transaction
+from connector.storage.statements import Statement
 from connector.storage.tables_decisions import decisions
 from policies.scopes import Scope
 
@@ -56,16 +58,19 @@ class SqlDecisionLog:
     def __init__(self, database: Database) -> None:
         """Write to ``database``, migrated beforehand."""
         self._database = database
+        self._append = Statement(
+            decisions.insert().inline(), database.way, columns=[column.name for column in decisions.columns][1:]
+        )
         self._waiting: list[LoggedDecision] = []
         self._seen: dict[tuple[str | None, str | None, str], datetime] = {}
         self._lock = threading.Lock()
 
     def add(self, decision: LoggedDecision) -> None:
         """Append a decision: in the transaction that this thread has open, else in one of its own."""
-        row = _row(decision)
+        row = {name: json.dumps(value) if isinstance(value, list) else value for name, value in _row(decision).items()}
 
         def work(transaction: Transaction) -> None:
-            transaction.connection.execute(decisions.insert(), row)
+            self._append.run(transaction.connection, **row)
 
         if self._database.current is not None:
             work(self._database.current)

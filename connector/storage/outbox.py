@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, and_, bindparam, exists, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select
 
 from connector.storage.contract_rows import maybe_micros, micros, outbox_of
+from connector.storage.direct import Direct
 from connector.storage.statements import Statement
 from connector.storage.tables_contracts import outbox
 from contracts.processes import OutboxRow
@@ -29,37 +30,41 @@ _COLUMNS = (
 )
 _SETTLED = ("status", "due_at", "lease", "lease_until", "last_attempt_at", "last_status", "last_code", "last_answer")
 _earlier = outbox.alias("earlier")
+# Written out: an index over the queued rows serves only a statement that says so itself.
+_QUEUED: Any = literal_column("'queued'")
 
 
 class OutboxStatements:
-    """Everything that touches ``dsp_outbox``, for one dialect."""
+    """Everything that touches ``dsp_outbox``, for one database."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, way: Direct) -> None:
         """Compile the statements."""
         c = outbox.c
         free = or_(c.lease_until.is_(None), c.lease_until <= bindparam("now"))
-        waits = and_(c.status == "queued", c.due_at <= bindparam("now"), free)
-        first = ~exists(
-            select(_earlier.c.id).where(_earlier.c.pid == c.pid, _earlier.c.status == "queued", _earlier.c.id < c.id)
+        waits = and_(c.status == _QUEUED, c.due_at <= bindparam("now"), free)
+        # A look-up per row that is due: a join would compare every queued row with every other where statistics are young.
+        first = c.id == (
+            select(func.min(_earlier.c.id))
+            .where(_earlier.c.pid == c.pid, _earlier.c.status == _QUEUED)
+            .correlate(outbox)
+            .scalar_subquery()
         )
-        self._waiting = Statement(
-            select(c.id).where(c.pid == bindparam("of_pid"), c.status == "queued").limit(1), dialect
-        )
-        self._insert = Statement(outbox.insert().returning(c.id), dialect, columns=_COLUMNS)
+        self._waiting = Statement(select(c.id).where(c.pid == bindparam("of_pid"), c.status == _QUEUED).limit(1), way)
+        self._insert = Statement(outbox.insert().returning(c.id), way, columns=_COLUMNS)
         self._settle = Statement(
             outbox.update().where(
                 c.id == bindparam("row_id"), c.lease == bindparam("held"), c.attempts == bindparam("attempt")
             ),
-            dialect,
+            way,
             columns=_SETTLED,
         )
         self._first_of = Statement(
             select(outbox)
-            .where(c.pid == bindparam("of_pid"), c.status == "queued")
+            .where(c.pid == bindparam("of_pid"), c.status == _QUEUED)
             .order_by(c.id)
             .limit(1)
             .with_for_update(),
-            dialect,
+            way,
         )
         self._due = Statement(
             select(outbox)
@@ -67,20 +72,20 @@ class OutboxStatements:
             .order_by(c.due_at)
             .limit(bindparam("most"))
             .with_for_update(skip_locked=True),
-            dialect,
+            way,
         )
         self._lease = Statement(
-            outbox.update().where(c.id == bindparam("row_id")), dialect, columns=("lease", "lease_until", "attempts")
+            outbox.update().where(c.id == bindparam("row_id")), way, columns=("lease", "lease_until", "attempts")
         )
         self._drop = Statement(
-            outbox.update().where(c.pid == bindparam("of_pid"), c.status == "queued"), dialect, columns=("status",)
+            outbox.update().where(c.pid == bindparam("of_pid"), c.status == _QUEUED), way, columns=("status",)
         )
         self._release = Statement(
-            outbox.update().where(c.status == "queued", c.lease.startswith(bindparam("holder"), autoescape=False)),
-            dialect,
+            outbox.update().where(c.status == _QUEUED, c.lease.startswith(bindparam("holder"), autoescape=False)),
+            way,
             columns=("lease", "lease_until"),
         )
-        self._of = Statement(select(outbox).where(c.pid == bindparam("of_pid")).order_by(c.id), dialect)
+        self._of = Statement(select(outbox).where(c.pid == bindparam("of_pid")).order_by(c.id), way)
 
     def enqueue(self, connection: Connection, row: OutboxRow, lease: str | None, until: datetime) -> OutboxRow:
         """Append a row; leased at once unless an earlier one of the process still waits."""

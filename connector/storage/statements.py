@@ -1,39 +1,31 @@
-"""Statements written in SQLAlchemy Core, compiled once per dialect and executed through the driver.
+"""Statements written in SQLAlchemy Core, compiled once per database and executed the shortest way there is.
 
-A negotiation runs some twenty statements; building and compiling them anew, converting types on the way, or wrapping
+A negotiation runs some forty statements; building and compiling them anew, converting types on the way, or wrapping
 each execution costs more than the database does. Only statements whose text never changes belong here. Their errors
 are the driver's own; ``Database.run`` knows them.
 """
 
-from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Dialect
+from sqlalchemy import Connection
 from sqlalchemy.sql import ClauseElement
+
+from connector.storage.direct import Direct, Given
 
 
 class Result:
     """What one execution gave: rows with attributes named like their columns, or how many rows it changed."""
 
-    __slots__ = ("_cursor", "_statement")
+    __slots__ = ("_rows", "rowcount")
 
-    def __init__(self, statement: "Statement", cursor: Any) -> None:
-        """Read from the driver's ``cursor``."""
-        self._statement = statement
-        self._cursor = cursor
-
-    @property
-    def rowcount(self) -> int:
-        """How many rows were changed."""
-        return int(self._cursor.rowcount)
+    def __init__(self, given: Given) -> None:
+        """Take what the database gave."""
+        self._rows, self.rowcount = given
 
     def first(self) -> Any:
         """Return the first row, or ``None``."""
-        values = self._cursor.fetchone()
-        row = None if values is None else self._statement.row(self._cursor, values)
-        self._cursor.close()
-        return row
+        return self._rows[0] if self._rows else None
 
     def one(self) -> Any:
         """Return the first row of a statement that always gives one.
@@ -41,47 +33,34 @@ class Result:
         Raises:
             LookupError: it gave none.
         """
-        row = self.first()
-        if row is None:
+        if not self._rows:
             raise LookupError("a statement that always gives a row gave none")
-        return row
+        return self._rows[0]
 
     def all(self) -> list[Any]:
         """Return every row."""
-        rows = [self._statement.row(self._cursor, row) for row in self._cursor.fetchall()]
-        self._cursor.close()
-        return rows
+        return self._rows
 
 
 class Statement:
     """One compiled statement."""
 
-    def __init__(self, element: ClauseElement, dialect: Dialect, *, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, element: ClauseElement, way: Direct, *, columns: Sequence[str] | None = None) -> None:
         """Compile ``element``; ``columns`` are the column names that an INSERT or UPDATE sets."""
-        compiled = element.compile(dialect=dialect, column_keys=list(columns) if columns else None)
-        self._text = str(compiled)
-        self._order: Sequence[str] | None = getattr(compiled, "positiontup", None)
+        compiled = element.compile(dialect=way.dialect, column_keys=list(columns) if columns else None)
+        self._prepared = way.prepare(str(compiled))
+        self._order: Sequence[str] = compiled.positiontup or ()  # type: ignore[attr-defined] # every dialect here has places
         self._defaults: Mapping[str, Any] = dict(compiled.params)
-        self._row: Any = None
 
     def run(self, connection: Connection, **values: Any) -> Result:
         """Execute with the given bind values."""
-        cursor = connection.connection.cursor()
-        cursor.execute(self._text, self._bound(values))
-        return Result(self, cursor)
+        return Result(self._prepared.run(connection, self._placed(values)))
 
     def run_many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Execute once per row."""
-        cursor = connection.connection.cursor()
         for row in rows:
-            cursor.execute(self._text, self._bound(row))
+            self._prepared.run(connection, self._placed(row))
 
-    def row(self, cursor: Any, values: Sequence[Any]) -> Any:
-        """Return a driver's row with its columns' names."""
-        if self._row is None:
-            self._row = namedtuple("Row", [column[0] for column in cursor.description])  # type: ignore[misc] # noqa: PYI024 - its fields are known only now
-        return self._row._make(values)
-
-    def _bound(self, values: Mapping[str, Any]) -> Any:
-        merged = {**self._defaults, **values}
-        return merged if self._order is None else tuple(merged[name] for name in self._order)
+    def _placed(self, values: Mapping[str, Any]) -> list[Any]:
+        defaults = self._defaults
+        return [values[name] if name in values else defaults[name] for name in self._order]

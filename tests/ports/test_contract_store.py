@@ -1,12 +1,13 @@
 """The contracts room's store: one suite for SQLite and PostgreSQL."""
 
 import dataclasses
+import re
 import threading
 from datetime import timedelta
 
 import pytest
 
-from connector.storage.contracts import ContractStore, ProcessTakenError
+from connector.storage.contracts import ContractStatements, ContractStore, ProcessTakenError
 from connector.storage.database import Database
 from connector.storage.migrate import upgrade
 from contracts.errors import ConflictingRepeatError, CursorError
@@ -300,6 +301,45 @@ def test_a_dataset_is_replaced_with_its_terms_and_removed(store):
     assert store.run("test", lambda uow: uow.remove_dataset(dataset().id)) is True
     assert store.run("test", lambda uow: uow.remove_dataset(dataset().id)) is False
     assert store.datasets(CatalogQuery()) == []
+
+
+def test_hot_statements_look_up_by_key(database):
+    """On tables too young for statistics, each finds its rows by the index made for it, however many there are."""
+    do = ContractStatements(database.way)
+    asked = {**vars(do), **vars(do.outbox)}
+    with database.engine.connect() as connection:
+        for name in (
+            "read",
+            "lock",
+            "due",
+            "by_peer",
+            "save",
+            "learn",
+            "_waiting",
+            "_first_of",
+            "_due",
+            "_settle",
+            "_drop",
+        ):
+            plan = _plan(connection, asked[name])
+            assert not re.search(
+                r"(?i)seq scan|scan (dsp_\w+|earlier)$|using index \w*(newest|state|counterparty )", plan
+            ), name
+            assert re.search(r"Index Cond|USING (COVERING )?INDEX|PRIMARY KEY", plan), (name, plan)
+            assert len(re.findall(r"Index (?:Only )?Scan", plan)) <= plan.count("Index Cond"), (name, plan)
+
+
+def _plan(connection, statement) -> str:
+    text = statement._prepared._text
+    if connection.dialect.name == "sqlite":
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", tuple(None for _ in statement._order))
+        return "\n".join(str(row[3]) for row in rows)
+    connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+    connection.exec_driver_sql(f"PREPARE asked AS {text.decode()}")
+    rows = connection.exec_driver_sql(f"EXPLAIN EXECUTE asked({', '.join('NULL' for _ in statement._order)})")
+    plan = "\n".join(row[0] for row in rows)
+    connection.exec_driver_sql("DEALLOCATE asked")
+    return plan
 
 
 def test_a_refused_transaction_writes_nothing(store):

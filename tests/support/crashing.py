@@ -25,7 +25,7 @@ ORDER = "crash.json"
 def main() -> None:
     """Serve until the order is carried out."""
     folder, seen, lock, open_now = Path(sys.argv[1]), Counter[str](), threading.Lock(), threading.local()
-    once, commit = Database._once, Connection.commit
+    once, commit = Database._once, Database._commit
 
     def die(name: str, when: str) -> None:
         with lock:
@@ -37,22 +37,17 @@ def main() -> None:
                 (folder / ORDER).unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def committing(self: Connection) -> None:
-        name = getattr(open_now, "name", None)
-        if name:
-            die(name, "before")
-        commit(self)
-        if name:
-            die(name, "after")
+    def committing(self: Database, connection: Connection, driver: Any) -> None:
+        name = open_now.name
+        die(name, "before")
+        commit(self, connection, driver)
+        die(name, "after")
 
-    def named(self: Database, name: str, work: Callable[[Any], Any]) -> Any:
+    def named(self: Database, name: str, work: Callable[[Any], Any], *, writing: bool) -> Any:
         open_now.name = name
-        try:
-            return once(self, name, work)
-        finally:
-            open_now.name = None
+        return once(self, name, work, writing=writing)
 
-    Database._once, Connection.commit = named, committing  # type: ignore[method-assign]
+    Database._once, Database._commit = named, committing  # type: ignore[method-assign]
     serve(folder)
 
 
