@@ -143,7 +143,7 @@ def _wait(console: "Console", shown: "Shown") -> None:
     school = shown.stage.schools[0].place
     console.print("\n[bold]Be a learner or a parent[/bold]: read, answer, see every use, withdraw")
     console.print(f"  {school.name}: {school.address}/my", highlight=False)
-    console.print("[bold]Be an operator[/bold] (with the token in the folder's operator.token)")
+    console.print("[bold]Be an operator[/bold] or a data protection officer (sign in with the organisation's account)")
     console.print(f"  {school.name}: {school.address}/operate", highlight=False)
     signal.pause()
 

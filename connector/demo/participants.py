@@ -138,6 +138,22 @@ def trust_learners_of(place: Place, issuer: str, jwks: Path, sign_in: str, clien
     settings.write_text(text, encoding="utf-8")
 
 
+def trust_staff_of(place: Place, issuer: str, jwks: Path, sign_in: str, client_id: str) -> None:
+    """Name the issuer whose access tokens operate the participant, and where its staff sign in (a URL)."""
+    settings = place.folder / "orchard.toml"
+    text = settings.read_text(encoding="utf-8")
+    realm = f"{sign_in}/{place.slug}-staff"
+    lines = {
+        "issuer": issuer,
+        "jwks": str(jwks),
+        "client_id": client_id,
+        "authorization_endpoint": f"{realm}/authorize",
+        "token_endpoint": f"{realm}/token",
+    }
+    more = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
+    settings.write_text(text.replace("[management]\n", f"[management]\n{more}", 1), encoding="utf-8")
+
+
 def write_dataset(place: Place, name: str, offer: Offer) -> None:
     """Write a dataset file: the source, the terms and the privacy notice, in two languages."""
     (place.folder / "datasets" / f"{name}.toml").write_text(

@@ -1,8 +1,9 @@
 """The demo's sign-in service: an OpenID Connect provider for each school, where a visitor chooses who to be.
 
-Authorization code with PKCE only, codes good once and for a minute, an ID token signed with the school's demo key. It
-checks everything a provider must check of its clients, and asks nobody for a password: it is the demo's, never anybody
-else's. Sources: OpenID Connect Core 1.0, section 3.1; RFC 7636.
+Authorization code with PKCE only, codes good once and for a minute, an ID token signed with the school's demo key; for
+staff also an access token that says what they may operate. It checks everything a provider must check of its clients,
+and asks nobody for a password: it is the demo's, never anybody else's. Sources: OpenID Connect Core 1.0, section 3.1;
+RFC 7636; RFC 9068.
 """
 
 import dataclasses
@@ -91,13 +92,24 @@ _NAMES = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Staff:
+    """Somebody who operates a school's connector, and with which scopes."""
+
+    subject: str
+    name: str
+    scope: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Realm:
-    """One school at the sign-in service.
+    """One school at the sign-in service: its learners, or its staff.
 
     Attributes:
         issuer: what its configuration names; the keys are its demo issuer's.
         client_id, redirect_uri: the school's connector.
         learners: who can be chosen, with their guardians.
+        staff: who can be chosen to operate.
+        audience: whom an access token is for: the school's participant id.
     """
 
     slug: str
@@ -106,7 +118,9 @@ class Realm:
     client_id: str
     redirect_uri: str
     signer: Signer = dataclasses.field(repr=False)
-    learners: Sequence[Learner]
+    learners: Sequence[Learner] = ()
+    staff: Sequence[Staff] = ()
+    audience: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,7 +197,8 @@ def create_sign_in(realms: Sequence[Realm], now: Callable[[], datetime]) -> Fast
             **(_claims(realm, found.person) or {}),
         }
         signed = sign_compact(signing_key(realm.signer), realm.signer.kid, "JWT", claims)
-        answer = {"access_token": secrets.token_urlsafe(24), "token_type": "Bearer", "id_token": signed}
+        access = _access_token(realm, found.person, at)
+        answer = {"access_token": access, "token_type": "Bearer", "id_token": signed}
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
     return app
@@ -199,7 +214,9 @@ def read_realms(path: Path) -> list[Realm]:
             client_id=item["client_id"],
             redirect_uri=item["redirect_uri"],
             signer=read_signer(Path(item["key"]), item["kid"]),
-            learners=[Learner(**one) for one in item["learners"]],
+            learners=[Learner(**one) for one in item.get("learners", [])],
+            staff=[Staff(**one) for one in item.get("staff", [])],
+            audience=item.get("audience", ""),
         )
         for item in json.loads(path.read_text(encoding="utf-8"))
     ]
@@ -240,7 +257,28 @@ def _fits(form: Mapping[str, str], realm: Realm, code: _Code) -> bool:
     return given == ("authorization_code", realm.client_id, realm.redirect_uri, code.challenge)
 
 
+def _access_token(realm: Realm, person: str, at: int) -> str:
+    """Return an access token: of staff one that says what they may do (RFC 9068), of others one that nobody reads."""
+    staff = next((one for one in realm.staff if one.subject == person), None)
+    if staff is None:
+        return secrets.token_urlsafe(24)
+    claims = {
+        "iss": realm.issuer,
+        "sub": staff.subject,
+        "aud": realm.audience,
+        "client_id": realm.client_id,
+        "scope": staff.scope,
+        "iat": at,
+        "exp": at + int(_TOKEN_LASTS.total_seconds()),
+        "jti": secrets.token_urlsafe(12),
+    }
+    return sign_compact(signing_key(realm.signer), realm.signer.kid, "at+jwt", claims)
+
+
 def _claims(realm: Realm, person: str) -> dict[str, Any] | None:
+    for one in realm.staff:
+        if one.subject == person:
+            return {"sub": one.subject, "name": one.name}
     wards = [learner for learner in realm.learners if learner.guardian == person]
     if wards:
         named = person_name(wards[0].subject)
@@ -269,7 +307,10 @@ def _groups(realm: Realm, asked: Mapping[str, str], wanted: str) -> Iterator[tup
         for one in realm.learners
         if one.guardian is not None
     ]
-    for heading, people in (("Learners", own), ("Parents and guardians", parents)):
+    staff = [(one.subject, one.name, f"may: {one.scope}", None) for one in realm.staff]
+    for heading, people in (("Learners", own), ("Parents and guardians", parents), ("Staff", staff)):
+        if not people:
+            continue
         fitting = [entry for entry in people if wanted.strip().lower() in f"{entry[0]} {entry[1]}".lower()]
         yield (
             heading,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from connector.datasets.desk import open_publisher
 from connector.datasets.errors import DatasetError
@@ -163,6 +164,7 @@ def make_stage(
     for place, entry in zip(places[1:], entries, strict=True):
         jwks, sign_in = issuers.create_issuer(place.folder), f"http://127.0.0.1:{ports[-1]}"
         participants.trust_learners_of(place, issuer_of(place), jwks, sign_in, CLIENT_ID)
+        participants.trust_staff_of(place, staff_issuer_of(place), jwks, sign_in, CLIENT_ID)
         offer = dataclasses.replace(common, parameters={**common.parameters, **entry.parameters})
         participants.write_dataset(place, DATASET, offer)
         schools.append(_school(place, entry, view, folder, offer.parameters, synthetic=data is None))
@@ -223,7 +225,7 @@ def start_stage(stage: Stage) -> Running:
 def open_sign_in(stage: Stage, running: Running) -> None:
     """Start the sign-in service where a visitor chooses which learner or guardian to be."""
     configuration = stage.root / "sign-in.json"
-    realms = [
+    learning = [
         {
             "slug": school.place.slug,
             "name": school.place.name,
@@ -235,9 +237,31 @@ def open_sign_in(stage: Stage, running: Running) -> None:
         }
         for school in stage.schools
     ]
-    configuration.write_text(json.dumps(realms) + "\n", encoding="utf-8")
+    staff = [_staff_realm(school.place) for school in stage.schools]
+    configuration.write_text(json.dumps(learning + staff) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "connector.demo.sign_in", str(configuration), str(stage.sign_in_port)]
     running.sign_in = start(command, stage.root / "logs" / "sign-in.log")
+
+
+def _staff_realm(place: Place) -> dict[str, Any]:
+    return {
+        "slug": f"{place.slug}-staff",
+        "name": f"{place.name}, staff",
+        "issuer": staff_issuer_of(place),
+        "client_id": CLIENT_ID,
+        "redirect_uri": f"{place.address}/operate/signed-in",
+        "audience": did_web(place.address),
+        **issuers.key_of(place.folder),
+        "staff": [
+            {"subject": "office", "name": "School office", "scope": "admin"},
+            {"subject": "dpo", "name": "Data protection officer", "scope": "read audit"},
+        ],
+    }
+
+
+def staff_issuer_of(place: Place) -> str:
+    """Return the issuer whose access tokens operate a school in the demo."""
+    return f"https://staff.{place.slug}.example"
 
 
 def issuer_of(place: Place) -> str:

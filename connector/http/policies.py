@@ -123,6 +123,7 @@ class WebhookView(BaseModel):
     url: str
     events: list[str]
     created_at: datetime
+    paused_at: datetime | None
 
 
 class DeliveryView(BaseModel):
@@ -218,6 +219,14 @@ def _add_webhooks(
     def remove(_operator: Admin, webhook_id: str) -> None:
         _told(lambda: webhooks.remove(webhook_id))
 
+    @router.post("/webhooks/{webhook_id}/pause", status_code=204, summary="Send nothing for now; what happens waits")
+    def pause(_operator: Writer, webhook_id: str) -> None:
+        _told(lambda: webhooks.pause(webhook_id, now()))
+
+    @router.post("/webhooks/{webhook_id}/resume", status_code=204, summary="Go on with what has waited")
+    def resume(_operator: Writer, webhook_id: str) -> None:
+        _told(lambda: webhooks.pause(webhook_id, None))
+
     @router.get("/webhooks/{webhook_id}/deliveries", summary="What was told, what waits, what was given up")
     def deliveries(
         _operator: Reader,
@@ -245,7 +254,11 @@ def _standing(agreement_id: str, found: Standing) -> StandingView:
 
 def _webhook(found: Webhook) -> WebhookView:
     return WebhookView(
-        webhook_id=found.webhook_id, url=found.url, events=list(found.events), created_at=found.created_at
+        webhook_id=found.webhook_id,
+        url=found.url,
+        events=list(found.events),
+        created_at=found.created_at,
+        paused_at=found.paused_at,
     )
 
 

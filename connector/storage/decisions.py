@@ -160,6 +160,12 @@ class SqlDecisionLog:
         with self._database.reading() as connection:
             return [(row["id"], _value(row)) for row in connection.execute(statement).mappings()]
 
+    def count(self, verdict: str, since: datetime) -> int:
+        """Return how many decisions had a verdict since a moment."""
+        wanted = and_(decisions.c.at >= _text(since), decisions.c.verdict == verdict)
+        with self._database.reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(decisions).where(wanted)).scalar_one())
+
     def between(
         self, start: datetime | None, end: datetime | None, *, keep: Callable[[LoggedDecision], bool] | None = None
     ) -> Iterator[LoggedDecision]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from connector.storage.database import Database, Transaction
 from connector.storage.tables_webhooks import webhook_deliveries, webhooks
@@ -23,12 +23,16 @@ QUEUED, SENT, DEAD = "queued", "sent", "dead"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Webhook:
-    """A subscription: ``events`` are states of consents (``granted``, ``withdrawn``...); empty is all of them."""
+    """A subscription: ``events`` are states of consents (``granted``, ``withdrawn``...); empty is all of them.
+
+    While it is paused nothing is sent, and what happens meanwhile waits.
+    """
 
     webhook_id: str
     url: str
     events: tuple[str, ...]
     created_at: datetime
+    paused_at: datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,9 +94,34 @@ class SqlWebhooks:
                 url=row["url"],
                 events=tuple(row["events"]),
                 created_at=datetime.fromisoformat(row["created_at"]),
+                paused_at=None if row["paused_at"] is None else datetime.fromisoformat(row["paused_at"]),
             )
             for row in rows
         ]
+
+    def pause(self, webhook_id: str, at: datetime | None) -> None:
+        """Send nothing to a webhook from ``at`` on; None goes on with what has waited.
+
+        Raises:
+            UnknownRecordError: there is none of that id.
+        """
+        statement = (
+            update(webhooks)
+            .where(webhooks.c.webhook_id == webhook_id)
+            .values(paused_at=None if at is None else stamp(at))
+        )
+        if not self._database.run("webhook.pause", lambda unit: unit.connection.execute(statement).rowcount):
+            raise UnknownRecordError("there is no such webhook")
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many deliveries each webhook has, by their status."""
+        d = webhook_deliveries.c
+        statement = select(d.webhook_id, d.status, func.count()).group_by(d.webhook_id, d.status)
+        found: dict[str, dict[str, int]] = {}
+        with self._database.reading() as connection:
+            for webhook_id, status, count in connection.execute(statement):
+                found.setdefault(webhook_id, {})[status] = count
+        return found
 
     def deliveries(self, webhook_id: str, status: str | None = None, limit: int = 100) -> list[Delivery]:
         """Return the newest deliveries of a webhook, newest first."""
@@ -103,7 +132,7 @@ class SqlWebhooks:
     def due(self, now: datetime, limit: int = 50) -> list[Delivery]:
         """Return deliveries whose time has come, oldest first."""
         d = webhook_deliveries.c
-        wanted = (d.status == QUEUED, d.due_at <= stamp(now))
+        wanted = (d.status == QUEUED, d.due_at <= stamp(now), webhooks.c.paused_at.is_(None))
         return self._read(_JOINED.where(*wanted).order_by(d.due_at, d.id).limit(limit))
 
     def take(self, delivery: Delivery, until: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Operators' pages below ``/operate``: what waits, what runs, what is stuck, and what policies say."""
+"""Operators' pages below ``/operate``: what waits, what runs, what is owed, what is stuck, and what policies say and said."""
 
 import asyncio
 import hashlib
@@ -10,19 +10,22 @@ from starlette.concurrency import run_in_threadpool
 
 from connector.identity.errors import ForbiddenError
 from connector.ui.errors import PageError
-from connector.ui.operate_facts import Desk
+from connector.ui.operate_facts import DECISIONS, Desk
 from connector.ui.operate_sign_in import operator_of
 from connector.ui.rendering import HEADERS, render
 from connector.ui.requests import Form, require_own_form
 from connector.ui.visits import Area, Visit, page_route
 from learning.errors import LearningError
 from learning.provide import decide_plan
+from policies.decision import Verdict
 from policies.scopes import Scope
 
 _LOOK_SECONDS = 1.0
 # A browser asks again by itself; an open stream must not outlive its session's renewal for ever.
 _LOOKS = 600
 _LONGEST_REASON = 500
+_MOST_PAID = 1e12
+_SAID_OF_WEBHOOKS = frozenset({"again", "pause", "resume"})
 _ASKED = ("scope", "assignee", "purpose", "algorithm_class", "consent", "aggregation", "cohort_size")
 
 
@@ -32,6 +35,9 @@ def operate_routers(area: Area, desk: Desk) -> tuple[APIRouter, ...]:
     _add_reading(pages, area, desk)
     _add_policies(pages, area, desk)
     _add_plans(pages, area, desk)
+    _add_duties(pages, area, desk)
+    _add_decisions(pages, area, desk)
+    _add_webhooks(pages, area, desk)
     _add_jobs(pages, area, desk)
     return (pages,)
 
@@ -51,9 +57,16 @@ def _add_reading(router: APIRouter, area: Area, desk: Desk) -> None:
         """Show what waits for an operator, at a glance."""
         visit = _operator(area, request)
         pending = sum(row.pending for row in desk.plans())
-        stuck, counts = len(desk.stuck_now()), desk.counts()
         return visit.page(
-            "operate/board.html", tab="board", pending=pending, running=desk.running(), stuck=stuck, counts=counts
+            "operate/board.html",
+            tab="board",
+            pending=pending,
+            running=desk.running(),
+            stuck=len(desk.stuck_now()),
+            overdue=desk.overdue(),
+            given_up=desk.given_up(),
+            denied=desk.denied(),
+            counts=desk.counts(),
         )
 
     @router.get("/notices")
@@ -130,6 +143,82 @@ def _add_plans(router: APIRouter, area: Area, desk: Desk) -> None:
         except LearningError as error:
             raise PageError(409, "state") from error
         return visit.go("/operate/plans", said="approved" if decision == "approve" else "refused")
+
+
+def _add_duties(router: APIRouter, area: Area, desk: Desk) -> None:
+    @router.get("/duties")
+    def duties(request: Request, said: str = "") -> Response:
+        """Show what is owed under agreements, the overdue first, with a form for the proof."""
+        visit = _operator(area, request)
+        return visit.page("operate/duties.html", tab="duties", rows=desk.duty_rows(), said=said == "fulfilled")
+
+    @router.post("/duties")
+    def fulfil(request: Request, form: Form) -> Response:
+        """Write a duty's fulfilment with its proof; nothing is taken back."""
+        visit = _operator(area, request, "write")
+        require_own_form(request, visit.signed_in, form)
+        duty, proof = form.get("duty", ""), form.get("proof", "").strip()[:_LONGEST_REASON]
+        if not proof:
+            rows = desk.duty_rows()
+            return visit.page("operate/duties.html", status=422, tab="duties", rows=rows, said=False, missing=duty)
+        evidence: dict[str, object] = {"proof": proof}
+        if form.get("amount", "").strip():
+            evidence["amount"] = _amount(form["amount"])
+        desk.duties.fulfil(duty, evidence, desk.now())
+        return visit.go("/operate/duties", said="fulfilled")
+
+
+def _amount(text: str) -> float:
+    try:
+        found = float(text.strip().replace(",", "."))
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < _MOST_PAID:
+        raise PageError(422, "amount")
+    return found
+
+
+def _add_decisions(router: APIRouter, area: Area, desk: Desk) -> None:
+    @router.get("/decisions")
+    def decisions(request: Request, scope: str = "", verdict: str = "", before: str = "") -> Response:
+        """Show who was allowed or denied what, and why; the newest first."""
+        visit = _operator(area, request, "audit")
+        wanted = scope if scope in {one.value for one in Scope} else ""
+        answer = verdict if verdict in {one.value for one in Verdict} else ""
+        rows = desk.decision_rows(wanted or None, answer or None, int(before[:18]) if before.isdecimal() else None)
+        return visit.page(
+            "operate/decisions.html",
+            tab="decisions",
+            rows=rows,
+            scope=wanted,
+            verdict=answer,
+            scopes=[one.value for one in Scope],
+            verdicts=[one.value for one in Verdict],
+            older=rows[-1].number if len(rows) == DECISIONS else None,
+        )
+
+
+def _add_webhooks(router: APIRouter, area: Area, desk: Desk) -> None:
+    @router.get("/webhooks")
+    def webhooks(request: Request, said: str = "") -> Response:
+        """Show who hears of consents, and what became of what they were told."""
+        visit = _operator(area, request)
+        shown = said if said in _SAID_OF_WEBHOOKS else ""
+        return visit.page("operate/webhooks.html", tab="webhooks", rows=desk.webhook_rows(), said=shown)
+
+    @router.post("/webhooks")
+    def change(request: Request, form: Form) -> Response:
+        """Try again what was given up, pause a subscription, or go on with it."""
+        visit = _operator(area, request, "write")
+        require_own_form(request, visit.signed_in, form)
+        webhook, wish = form.get("webhook", ""), form.get("wish", "")
+        if wish == "again":
+            desk.webhooks.again(webhook, desk.now())
+        elif wish in {"pause", "resume"}:
+            desk.webhooks.pause(webhook, desk.now() if wish == "pause" else None)
+        else:
+            raise PageError(400, "refused")
+        return visit.go("/operate/webhooks", said=wish)
 
 
 def _add_jobs(router: APIRouter, area: Area, desk: Desk) -> None:

@@ -1,11 +1,17 @@
-"""What operators' pages read: counts as bands, notices, policies, plans, jobs and what is stuck. No subject, no secret."""
+"""What operators' pages read: counts as bands, notices, policies, plans, jobs, duties, decisions, webhooks, what is stuck.
+
+No subject, no secret.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from connector.storage.decisions import LoggedDecision, SqlDecisionLog
+from connector.storage.duties import SqlDuties
 from connector.storage.stuck import StuckMessage
+from connector.storage.webhooks import DEAD, QUEUED, SENT, Delivery, SqlWebhooks, Webhook
 from connector.ui.my_views import NameOf, party, slug
 from contracts.ports import CatalogQuery, Store
 from contracts.processes import Dataset
@@ -26,6 +32,7 @@ from learning.ports import Records
 from learning.rounds import Round, RoundState, Step, StepState
 from policies.counts import Band
 from policies.decision import describe
+from policies.duties import Duty, DutyState
 from policies.gate import PolicyGate
 from policies.model import short
 from policies.notices import Notice
@@ -35,6 +42,9 @@ from policies.service import ConsentService
 _STUCK = 100
 _DATASETS = 200
 _RECENT = 30
+_DUTIES = 500
+DECISIONS = 25
+_DELIVERIES = 20
 _FACTS = ("assignee", "purpose", "algorithm_class", "consent", "aggregation")
 _UNDER_WAY = frozenset(
     {
@@ -106,6 +116,46 @@ class JobRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DutyRow:
+    """A duty and how it stands now."""
+
+    duty: Duty
+    what: str
+    state: str
+    holder: str
+
+    @property
+    def tone(self) -> str:
+        """How its state is coloured; the word stands beside it."""
+        return {"overdue": "bad", "fulfilled": "good", "open": "warn"}.get(self.state, "")
+
+    @property
+    def can_be_fulfilled(self) -> bool:
+        """Whether somebody may write its proof now."""
+        return self.state in {"open", "overdue"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WebhookRow:
+    """A subscription with what became of its deliveries."""
+
+    webhook: Webhook
+    waiting: int
+    sent: int
+    dead: int
+    deliveries: Sequence[Delivery]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecisionRow:
+    """A logged decision with its place in the log."""
+
+    number: int
+    decision: LoggedDecision
+    assignee: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Desk:
     """What operators' pages stand on.
 
@@ -114,6 +164,9 @@ class Desk:
         contracts: the contracts part of the database.
         node: this participant's part in training.
         stuck: messages that peers have not taken, at most so many.
+        duties: what is owed under agreements, and how these stand.
+        webhooks: who hears of consents.
+        decisions: the decision log.
         name_of: a participant's name by its id.
         now: aware UTC time.
     """
@@ -122,6 +175,9 @@ class Desk:
     contracts: Store
     node: Node
     stuck: Callable[[int], Sequence[StuckMessage]]
+    duties: SqlDuties
+    webhooks: SqlWebhooks
+    decisions: SqlDecisionLog
     name_of: NameOf
     now: Callable[[], datetime]
 
@@ -194,6 +250,54 @@ class Desk:
     def running(self) -> int:
         """Return how many jobs are under way here."""
         return sum(row.state in _UNDER_WAY for row in self.jobs())
+
+    def duty_rows(self) -> list[DutyRow]:
+        """Return the duties under our agreements, the overdue ones first."""
+        now = self.now()
+        return [
+            DutyRow(
+                duty=duty,
+                what=short(duty.kind),
+                state=duty.state_at(now).value,
+                holder=party(duty.holder, self.name_of),
+            )
+            for duty in self.duties.all(limit=_DUTIES)
+        ]
+
+    def overdue(self) -> int:
+        """Return how many duties are overdue."""
+        return sum(duty.state_at(self.now()) is DutyState.OVERDUE for duty in self.duties.overdue(self.now()))
+
+    def webhook_rows(self) -> list[WebhookRow]:
+        """Return the subscriptions with their newest deliveries."""
+        counts = self.webhooks.counts()
+        return [
+            WebhookRow(
+                webhook=one,
+                waiting=counts.get(one.webhook_id, {}).get(QUEUED, 0),
+                sent=counts.get(one.webhook_id, {}).get(SENT, 0),
+                dead=counts.get(one.webhook_id, {}).get(DEAD, 0),
+                deliveries=self.webhooks.deliveries(one.webhook_id, limit=_DELIVERIES),
+            )
+            for one in self.webhooks.all()
+        ]
+
+    def given_up(self) -> int:
+        """Return how many deliveries were given up."""
+        return sum(counts.get(DEAD, 0) for counts in self.webhooks.counts().values())
+
+    def decision_rows(self, scope: str | None, verdict: str | None, before: int | None) -> list[DecisionRow]:
+        """Return the newest decisions of a kind; ``before`` is the number to go on from."""
+        self.decisions.flush()
+        return [
+            DecisionRow(number=number, decision=decision, assignee=party(decision.assignee or "", self.name_of))
+            for number, decision in self.decisions.page(DECISIONS, None, scope, verdict, before)
+        ]
+
+    def denied(self) -> int:
+        """Return how many uses were denied in the last 24 hours."""
+        self.decisions.flush()
+        return self.decisions.count("deny", self.now() - timedelta(hours=24))
 
     def stuck_now(self) -> Sequence[StuckMessage]:
         """Return what peers have not taken."""

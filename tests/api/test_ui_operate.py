@@ -25,7 +25,7 @@ def test_an_operator_signs_in_with_the_token_once(data_space: Space) -> None:
     refused = north.client.post("/operate/sign-in", data={"token": "guess"})
     assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
     _sign_in(north)
-    for page in ("board", "plans", "jobs", "notices", "policies", "stuck"):
+    for page in ("board", "plans", "jobs", "notices", "policies", "duties", "decisions", "webhooks", "stuck"):
         answer = north.client.get(f"/operate/{page}")
         assert answer.status_code == 200
         assert "script-src 'self'" in answer.headers["content-security-policy"]

@@ -43,6 +43,11 @@ LEARNERS = [
     {"subject": "lea-1", "birth_year": 2016, "guardian": "parent-1"},
     {"subject": "max-1", "birth_year": 2000, "guardian": "parent-2"},
 ]
+STAFF_ISSUER = "https://staff.north.example"
+STAFF = [
+    {"subject": "office", "name": "School office", "scope": "admin"},
+    {"subject": "dpo", "name": "Data protection officer", "scope": "read audit"},
+]
 FULL = "We ask for your consent because a model learns from how learners answer.\n\nThe model is trained at the school."
 
 
@@ -76,6 +81,13 @@ class Visitor:
         self.page.locator("a[href='/my/sign-in']").click()
         self.page.locator(f"a[href*='person={person}']").first.click()
         self.page.wait_for_url("**/my/overview")
+
+    def operate_as(self, person: str) -> None:
+        """Sign in to operate with the organisation's account."""
+        self.go("/operate")
+        self.page.get_by_role("link", name="Sign in with your organisation").click()
+        self.page.locator(f"a[href*='person={person}']").click()
+        self.page.wait_for_url("**/operate/board")
 
     def look(self, name: str) -> None:
         """Keep a picture of the page and hold it to the rules of accessibility."""
@@ -139,6 +151,11 @@ def running_school(folder: Path) -> Iterator[School]:
         f'[consent]\nissuer = "{ISSUER}"\njwks = "{jwks}"\nclient_id = "orchard"\n'
         f'authorization_endpoint = "{sign_in}/north/authorize"\ntoken_endpoint = "{sign_in}/north/token"\n',
     )
+    text = text.replace(
+        "[management]\n",
+        f'[management]\nissuer = "{STAFF_ISSUER}"\njwks = "{jwks}"\nclient_id = "orchard"\n'
+        f'authorization_endpoint = "{sign_in}/staff/authorize"\ntoken_endpoint = "{sign_in}/staff/token"\n',
+    )
     settings.file.write_text(text, encoding="utf-8")
     settings = Settings.load(settings.folder, {})
     url = settings.server.public_url
@@ -151,7 +168,17 @@ def running_school(folder: Path) -> Iterator[School]:
         **key_of(settings.folder),
         "learners": LEARNERS,
     }
-    (folder / "sign-in.json").write_text(json.dumps([realm]), encoding="utf-8")
+    staff = {
+        "slug": "staff",
+        "name": "North School, staff",
+        "issuer": STAFF_ISSUER,
+        "client_id": "orchard",
+        "redirect_uri": f"{url}/operate/signed-in",
+        "audience": settings.participant.id,
+        **key_of(settings.folder),
+        "staff": STAFF,
+    }
+    (folder / "sign-in.json").write_text(json.dumps([realm, staff]), encoding="utf-8")
     fill(settings, notices(url), [str(one["subject"]) for one in LEARNERS])
     service = [sys.executable, "-m", "connector.demo.sign_in", str(folder / "sign-in.json"), str(sign_in_port)]
     school = [str(ORCHARD), "serve", str(settings.folder)]

@@ -1,20 +1,26 @@
-"""What a school has lived through before somebody opens its pages: consents, uses, plans, jobs, a silent peer."""
+"""What a school has lived through before somebody opens its pages: consents, uses, plans, jobs, duties, a silent peer."""
 
 import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from connector.drivers.outbox import Senders
 from connector.foundation import lay_foundation, utc_now
 from connector.rooms import NoTrainer, Rooms, lay_rooms
 from connector.settings import Settings
-from connector.storage.database import Database
+from connector.storage.database import Database, Transaction
+from connector.storage.decisions import LoggedDecision
 from connector.storage.tables_contracts import outbox, processes
+from connector.storage.tables_webhooks import webhook_deliveries
+from connector.storage.webhooks import SqlWebhooks, Webhook
 from contracts.messages import Offer
 from contracts.processes import Dataset
 from learning.jobs import Job, JobLine, JobState, Participation, ParticipationState, PlanState, ReceivedPlan
 from learning.ports import Records
 from policies.ages import Person
+from policies.duties import Begins, Duty
+from policies.expressions import stamp
 from policies.notices import Notice
 from policies.ports import UseSpan
 from policies.subjects import subject_ref
@@ -39,6 +45,9 @@ def fill(settings: Settings, notices: Sequence[Notice], used: Sequence[str]) -> 
         _dataset(rooms, notices[0])
         rooms.node.store.run("test.jobs", _jobs)
         _silent_peer(foundation.database)
+        _duties(rooms)
+        _decisions(rooms)
+        _webhooks(foundation.database)
     finally:
         foundation.close()
 
@@ -177,6 +186,74 @@ def _jobs(records: Records) -> None:
             reason="too few providers came",
         )
     )
+
+
+def _duties(rooms: Rooms) -> None:
+    now = utc_now()
+
+    def duty(name: str, kind: str, **more: Any) -> Duty:
+        return Duty(
+            duty_id=name * 64,
+            agreement_id=AGREEMENT,
+            kind=f"http://www.w3.org/ns/odrl/2/{kind}",
+            holder=CONSUMER,
+            created_at=now - timedelta(days=60),
+            **{"terms": "", **more},
+        )
+
+    listed = [
+        duty("1", "compensate", due_at=now - timedelta(days=2), terms="payAmount eq 100"),
+        duty("2", "attribute"),
+        duty("3", "delete", begins=Begins.JOB_END, length=timedelta(days=30), terms="elapsedTime lteq P30D"),
+        duty("4", "inform", due_at=now - timedelta(days=9)),
+    ]
+    rooms.duties.note({AGREEMENT: listed}, now)
+    rooms.duties.fulfil("4" * 64, {"proof": "letter of 12 November"}, now - timedelta(days=10))
+
+
+def _decisions(rooms: Rooms) -> None:
+    for number in range(60):
+        denied = number % 20 == 7
+        text = "purpose: asked https://w3id.org/dpv#Marketing, the offer allows only kinds of KnowledgeTracing"
+        line = LoggedDecision(
+            at=utc_now() - timedelta(hours=60 - number),
+            scope="negotiation" if denied else "round",
+            agreement_id="" if denied else AGREEMENT,
+            verdict="deny" if denied else "permit",
+            reasons=[{"text": text if denied else "consent: asked granted, the offer allows only granted"}],
+            job_id=None if denied else JOB,
+            round_number=None if denied else number + 1,
+            policy_id="urn:offer:answers" if denied else AGREEMENT,
+            assignee=CONSUMER,
+            target="urn:dataset:answers",
+            duties=[] if denied else ["delete"],
+        )
+        rooms.decisions.add(line)
+
+
+def _webhooks(database: Database) -> None:
+    now = utc_now()
+    store = SqlWebhooks(database)
+    # Nobody listens there: what is sent again is still waiting when somebody looks.
+    store.add(Webhook(webhook_id="lms", url="http://127.0.0.1:9/consents", events=("withdrawn",), created_at=now))
+    store.add(Webhook(webhook_id="archive", url="http://127.0.0.1:9/archive", events=(), created_at=now))
+    common = {"webhook_id": "lms", "body": "{}", "created_at": stamp(now)}
+    rows = [
+        {"event_id": "urn:uuid:sent", "status": "sent", "attempts": 1, "due_at": stamp(now), "last_status": 204},
+        {"event_id": "urn:uuid:dead", "status": "dead", "attempts": 12, "due_at": stamp(now), "last_status": 503},
+        {
+            "event_id": "urn:uuid:waits",
+            "status": "queued",
+            "attempts": 3,
+            "due_at": stamp(now + timedelta(hours=6)),
+            "last_status": None,
+        },
+    ]
+
+    def work(unit: Transaction) -> None:
+        unit.connection.execute(webhook_deliveries.insert(), [common | row for row in rows])
+
+    database.run("test.webhooks", work)
 
 
 def _silent_peer(database: Database) -> None:
