@@ -164,9 +164,10 @@ class Consent(SignIn):
 
 
 class Catalog(_Section):
-    """The folder of dataset files: view, policy and privacy notice of each."""
+    """The folder of dataset files (view, policy and notice of each), and how often peers' catalogs are read."""
 
     datasets: LocalPath = Path("datasets")
+    crawl_seconds: float = Field(300.0, ge=1.0)
 
 
 class Sandbox(_Section):

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from connector.app import Wiring
 from connector.audit_export import AuditExporter
 from connector.doorbell import Doorbell
+from connector.drivers.crawler import CatalogCrawler
 from connector.drivers.outbox import Senders
 from connector.drivers.policy_watch import PolicyWatch
 from connector.drivers.sweep import WorkSweep
@@ -14,6 +15,7 @@ from connector.drivers.webhooks import WebhookSender
 from connector.drivers.wire import MembershipPeers
 from connector.foundation import Foundation
 from connector.http.audit import audit_router
+from connector.http.catalogs import catalogs_router
 from connector.http.consents import consent_router
 from connector.http.datasets import datasets_router
 from connector.http.dsp import dsp_router, version_router
@@ -38,11 +40,13 @@ from connector.peers.typed import typed_client
 from connector.rooms import NoTrainer, Rooms, lay_rooms, new_id
 from connector.settings import Settings
 from connector.storage.migrate import require_current
+from connector.storage.peer_catalogs import SqlCatalogShelf
 from connector.storage.peers import SqlPeerStore
 from connector.storage.stuck import stuck_messages
 from connector.storage.webhooks import SqlWebhooks
 from connector.ui.operate_facts import Desk
 from connector.ui.site import Site, page_routers
+from contracts.crawl import CatalogCrawl, Pace
 from learning.errors import LearningError
 from policies.jsonld import compact_to_dsp
 
@@ -72,6 +76,10 @@ def wire_api(foundation: Foundation) -> Wiring:
     rooms = lay_rooms(foundation, ring=doorbell.ring, doorbell=senders, trainer=NoTrainer(), on_consent=watch.changed)
     senders.serve(rooms.contracts)
     watch.serve(rooms)
+    shelf = SqlCatalogShelf(foundation.database)
+    crawler = CatalogCrawler(shelf, foundation.directory.all, settings.participant.id, foundation.now)
+    pace = Pace(seconds=settings.catalog.crawl_seconds)
+    crawler.serve(CatalogCrawl(catalogs=rooms.contracts.peer_catalogs, shelf=shelf, clock=foundation.now, pace=pace))
     webhooks = SqlWebhooks(foundation.database)
     learners = _learners(settings, foundation)
     peers = MembershipPeers(SqlPeerStore(foundation.database))
@@ -104,6 +112,7 @@ def wire_api(foundation: Foundation) -> Wiring:
         peers_router(foundation.directory, foundation.admit),
         dsp_router(rooms.contracts, compact_to_dsp),
         datasets_router(rooms.contracts, peers),
+        catalogs_router(shelf, crawler.wake, foundation.now),
         negotiations_router(rooms.contracts, peers),
         transfers_router(rooms.contracts),
         prometheus_x_router(rooms.consents, rooms.external, learners),
@@ -134,6 +143,7 @@ def wire_api(foundation: Foundation) -> Wiring:
             doorbell,
             WorkSweep(rooms.book, doorbell.ring, foundation.now),
             watch,
+            crawler,
             WebhookSender(
                 webhooks,
                 # Only operators subscribe addresses, and only subscriptions are called.

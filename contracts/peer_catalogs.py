@@ -132,7 +132,10 @@ def link(header: str | None, base: str, relations: Sequence[str]) -> str | None:
     links: list[tuple[str, str, str]] = _LINK.findall((header or "")[: 4 * shapes.MAX_TEXT])
     for target, quoted, bare in links:
         if set((quoted or bare).lower().split()) & set(relations):
-            return urljoin(base, target)
+            try:
+                return urljoin(base, target)
+            except ValueError:
+                return None
     return None
 
 
