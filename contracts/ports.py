@@ -282,10 +282,11 @@ class UnitOfWork(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page of processes or agreements with the cursor of the next one."""
+    """A page of processes or agreements with the cursors of the next one and the one before."""
 
     items: tuple[Any, ...]
     cursor: str | None = None
+    previous: str | None = None
 
 
 class Store(Protocol):

@@ -264,10 +264,11 @@ class AgreementView(BaseModel):
 
 
 class NegotiationPage(BaseModel):
-    """Negotiations, newest first; ``next`` is the cursor of the following page, if there is one."""
+    """Negotiations, newest first; ``next`` and ``previous`` are the cursors of the pages around this one."""
 
     negotiations: list[NegotiationView]
     next: str | None
+    previous: str | None
 
 
 class TransferPage(BaseModel):
@@ -275,6 +276,7 @@ class TransferPage(BaseModel):
 
     transfers: list[TransferView]
     next: str | None
+    previous: str | None
 
 
 class AgreementPage(BaseModel):
@@ -282,6 +284,7 @@ class AgreementPage(BaseModel):
 
     agreements: list[AgreementView]
     next: str | None
+    previous: str | None
 
 
 class DatasetPage(BaseModel):
@@ -292,11 +295,12 @@ class DatasetPage(BaseModel):
 
 
 class PeerCatalogView(BaseModel):
-    """A page of a peer's catalog."""
+    """A page of a peer's catalog, as it is now; the cursors lead on and back where the peer says so."""
 
     participant_id: str
     datasets: list[dict[str, Any]]
     next: str | None
+    previous: str | None
 
 
 def _shared(value: Process) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def datasets_router(service: ContractService, peers: PeerDirectory) -> APIRouter
                 known_peer(peers, body.participant_id), filter=wanted, cursor=body.cursor
             )
         found = [dict(entry.document) for entry in page.datasets]
-        return PeerCatalogView(participant_id=page.participant_id, datasets=found, next=page.cursor)
+        return PeerCatalogView(
+            participant_id=page.participant_id, datasets=found, next=page.cursor, previous=page.previous
+        )
 
     return router
 

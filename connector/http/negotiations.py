@@ -31,33 +31,34 @@ from contracts.ports import PeerDirectory
 from contracts.processes import Counterparty, Event, Kind, Process
 from contracts.recorder import is_final
 from contracts.service import ContractService
-from contracts.states import Role
+from contracts.states import NegotiationState, Role
 
 _LOOK_SECONDS = 0.25
 
 
-def page_query(
-    state: str | None = None,
+Word = Annotated[str | None, Query(max_length=2048)]
+Place = Annotated[str | None, Query(max_length=4000)]
+Limit = Annotated[int, Query(ge=1, le=500)]
+
+
+def agreement_query(
     role: Role | None = None,
-    counterparty: str | None = None,
-    dataset: str | None = None,
-    agreement: str | None = None,
-    cursor: Annotated[str | None, Query(max_length=4000)] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    counterparty: Word = None,
+    dataset: Word = None,
+    cursor: Place = None,
+    limit: Limit = 50,
 ) -> ports.Query:
-    """Read which processes are asked for."""
-    return ports.Query(
-        state=state,
-        role=role,
-        counterparty=counterparty,
-        dataset_id=dataset,
-        agreement_id=agreement,
-        cursor=cursor,
-        limit=limit,
-    )
+    """Read which agreements are asked for."""
+    return ports.Query(role=role, counterparty=counterparty, dataset_id=dataset, cursor=cursor, limit=limit)
 
 
-PageQuery = Annotated[ports.Query, Depends(page_query)]
+def negotiation_query(
+    asked: Annotated[ports.Query, Depends(agreement_query)],
+    state: NegotiationState | None = None,
+    agreement: Word = None,
+) -> ports.Query:
+    """Read which negotiations are asked for."""
+    return dataclasses.replace(asked, state=state, agreement_id=agreement)
 
 
 def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRouter:  # noqa: C901 - a list of routes
@@ -77,11 +78,12 @@ def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRo
             return NegotiationView.of(desk.request(counterparty, _wanted(service, peer, body.dataset_id, offer)))
 
     @router.get("/negotiations")
-    def negotiations(_operator: Reader, query: PageQuery) -> NegotiationPage:
+    def negotiations(_operator: Reader, query: Annotated[ports.Query, Depends(negotiation_query)]) -> NegotiationPage:
         """List negotiations, newest first."""
         with problems():
             page = service.store.processes(Kind.NEGOTIATION, query)
-        return NegotiationPage(negotiations=[NegotiationView.of(one) for one in page.items], next=page.cursor)
+        shown = [NegotiationView.of(one) for one in page.items]
+        return NegotiationPage(negotiations=shown, next=page.cursor, previous=page.previous)
 
     @router.get("/negotiations/{pid}")
     def negotiation(_operator: Reader, pid: str) -> NegotiationView:
@@ -124,11 +126,12 @@ def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRo
         return event_stream(request, service, lambda: service.store.negotiation(pid), pid, last_event_id)
 
     @router.get("/agreements")
-    def agreements(_operator: Reader, query: PageQuery) -> AgreementPage:
+    def agreements(_operator: Reader, query: Annotated[ports.Query, Depends(agreement_query)]) -> AgreementPage:
         """List agreements, newest first."""
         with problems():
             page = service.store.agreements(query)
-        return AgreementPage(agreements=[AgreementView.of(one) for one in page.items], next=page.cursor)
+        shown = [AgreementView.of(one) for one in page.items]
+        return AgreementPage(agreements=shown, next=page.cursor, previous=page.previous)
 
     @router.get("/agreements/{agreement_id:path}")
     def agreement(_operator: Reader, agreement_id: str) -> AgreementView:

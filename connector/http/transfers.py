@@ -1,6 +1,9 @@
 """Management routes: transfers."""
 
-from fastapi import APIRouter, Request
+import dataclasses
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 
 from connector.http.access import Reader, Writer
@@ -14,11 +17,22 @@ from connector.http.contract_views import (
     TransferView,
     problems,
 )
-from connector.http.negotiations import PageQuery, event_stream
+from connector.http.negotiations import Word, agreement_query, event_stream
+from contracts import ports
 from contracts.errors import UnknownProcessError
 from contracts.messages import DataAddress
 from contracts.processes import Kind
 from contracts.service import ContractService
+from contracts.transfers import TransferState
+
+
+def transfer_query(
+    asked: Annotated[ports.Query, Depends(agreement_query)],
+    state: TransferState | None = None,
+    agreement: Word = None,
+) -> ports.Query:
+    """Read which transfers are asked for."""
+    return dataclasses.replace(asked, state=state, agreement_id=agreement)
 
 
 def transfers_router(service: ContractService) -> APIRouter:  # noqa: C901 - a list of routes
@@ -34,11 +48,12 @@ def transfers_router(service: ContractService) -> APIRouter:  # noqa: C901 - a l
             return TransferView.of(desk.request(body.agreement_id, body.format, address))
 
     @router.get("")
-    def transfers(_operator: Reader, query: PageQuery) -> TransferPage:
+    def transfers(_operator: Reader, query: Annotated[ports.Query, Depends(transfer_query)]) -> TransferPage:
         """List transfers, newest first."""
         with problems():
             page = service.store.processes(Kind.TRANSFER, query)
-        return TransferPage(transfers=[TransferView.of(one) for one in page.items], next=page.cursor)
+        shown = [TransferView.of(one) for one in page.items]
+        return TransferPage(transfers=shown, next=page.cursor, previous=page.previous)
 
     @router.get("/{pid}")
     def transfer(_operator: Reader, pid: str) -> TransferView:

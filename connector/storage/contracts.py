@@ -1,12 +1,10 @@
 """The contracts room's store on SQLite and PostgreSQL (port: ``contracts.ports.Store``)."""
 
-import base64
-import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, or_, select
+from sqlalchemy import ColumnElement, Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.storage import datasets as dataset_rows
@@ -23,10 +21,11 @@ from connector.storage.contract_rows import (
 )
 from connector.storage.database import Database, Transaction
 from connector.storage.direct import Direct
+from connector.storage.newest_first import newest_first
 from connector.storage.outbox import OutboxStatements
 from connector.storage.statements import Statement
 from connector.storage.tables_contracts import agreements, events, processes, receipts
-from contracts.errors import ConflictingRepeatError, CursorError
+from contracts.errors import ConflictingRepeatError
 from contracts.ports import CatalogQuery, Page, Query, UnitOfWork
 from contracts.processes import (
     AgreementRecord,
@@ -284,29 +283,27 @@ class ContractStore:
         """See the port."""
         c = processes.c
         wanted = [c.kind == kind.value, *_asked(query, state=c.state, agreement_id=c.agreement_id), *_shared(query, c)]
-        rows, cursor = self._newest(processes, wanted, query, c.created_at, c.pid)
-        return Page(items=tuple(process_of(row) for row in rows), cursor=cursor)
+        with self._database.reading() as connection:
+            page = newest_first(
+                connection, processes, wanted, order=(c.created_at, c.pid), cursor=query.cursor, limit=query.limit
+            )
+        items = tuple(process_of(row) for row in page.rows)
+        return Page(items=items, cursor=page.following, previous=page.previous)
 
     def agreements(self, query: Query) -> Page:
         """See the port."""
         c = agreements.c
-        rows, cursor = self._newest(agreements, _shared(query, c), query, c.concluded_at, c.id)
-        return Page(items=tuple(agreement_of(row) for row in rows), cursor=cursor)
-
-    def _newest(
-        self, table: Table, wanted: Sequence[ColumnElement[bool]], query: Query, at: Any, name: Any
-    ) -> tuple[Sequence[Any], str | None]:
-        statement = select(table).where(*wanted)
-        if query.cursor is not None:
-            place, last = _read_cursor(query.cursor)
-            statement = statement.where(or_(at < place, and_(at == place, name < last)))
-        statement = statement.order_by(at.desc(), name.desc()).limit(query.limit + 1)
         with self._database.reading() as connection:
-            rows = connection.execute(statement).all()
-        if len(rows) <= query.limit:
-            return rows, None
-        edge = rows[query.limit - 1]._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
-        return rows[: query.limit], _cursor(edge[at.name], edge[name.name])
+            page = newest_first(
+                connection,
+                agreements,
+                _shared(query, c),
+                order=(c.concluded_at, c.id),
+                cursor=query.cursor,
+                limit=query.limit,
+            )
+        items = tuple(agreement_of(row) for row in page.rows)
+        return Page(items=items, cursor=page.following, previous=page.previous)
 
     def datasets(self, query: CatalogQuery) -> Sequence[Dataset]:
         """See the port."""
@@ -354,19 +351,3 @@ def _shared(query: Query, columns: Any) -> list[ColumnElement[bool]]:
 def _asked(query: Query, **columns: Any) -> list[ColumnElement[bool]]:
     given = ((column, getattr(query, name)) for name, column in columns.items())
     return [column == value for column, value in given if value is not None]
-
-
-def _cursor(at: int, name: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([at, name]).encode()).rstrip(b"=").decode()
-
-
-def _read_cursor(cursor: str) -> tuple[int, str]:
-    try:
-        place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except ValueError:
-        place = None
-    match place:
-        case [int(at), str(name)] if abs(at) < 1 << 62 and "\0" not in name and name.isprintable():
-            return at, name
-        case _:
-            raise CursorError("cursor: this cursor was not handed out here")

@@ -33,9 +33,9 @@ processes = Table(
     # A peer's process id is its idempotency key: the same one never makes two processes.
     UniqueConstraint("counterparty_id", "peer_pid", "kind", "role"),
     Index("ix_dsp_processes_newest", "kind", "created_at", "pid"),
-    Index("ix_dsp_processes_state", "kind", "state", "created_at"),
-    Index("ix_dsp_processes_dataset", "kind", "dataset_id", "created_at"),
-    Index("ix_dsp_processes_counterparty", "kind", "counterparty_id", "created_at"),
+    Index("ix_dsp_processes_state", "kind", "state", "created_at", "pid"),
+    Index("ix_dsp_processes_dataset", "kind", "dataset_id", "created_at", "pid"),
+    Index("ix_dsp_processes_counterparty", "kind", "counterparty_id", "created_at", "pid"),
     Index("ix_dsp_processes_agreement", "agreement_id"),
     Index("ix_dsp_processes_due", "act_at", sqlite_where=_DUE, postgresql_where=_DUE),
 )
@@ -102,8 +102,8 @@ agreements = Table(
     Column("body", Text, nullable=False),
     Column("concluded_at", BigInteger, nullable=False),
     Index("ix_dsp_agreements_newest", "concluded_at", "id"),
-    Index("ix_dsp_agreements_dataset", "dataset_id", "concluded_at"),
-    Index("ix_dsp_agreements_counterparty", "counterparty_id", "concluded_at"),
+    Index("ix_dsp_agreements_dataset", "dataset_id", "concluded_at", "id"),
+    Index("ix_dsp_agreements_counterparty", "counterparty_id", "concluded_at", "id"),
 )
 
 policies = Table(

@@ -193,8 +193,52 @@ def test_processes_are_paged_newest_first_and_filtered(store):
     assert len(store.processes(Kind.NEGOTIATION, Query(counterparty="did:web:c")).items) == 7
     assert store.processes(Kind.NEGOTIATION, Query(counterparty="did:web:x")).items == ()
     assert store.processes(Kind.TRANSFER, Query()).items == ()
-    with pytest.raises(CursorError):
-        store.processes(Kind.NEGOTIATION, Query(cursor="bm9uc2Vuc2U"))
+    assert len(store.processes(Kind.NEGOTIATION, Query(dataset_id="urn:dataset:algebra", limit=3)).items) == 3
+    for made_up in ("bm9uc2Vuc2U", "WyI-IiwgMV0", "WyI9IiwgMSwgImEiXQ", "WyI-IiwgImEiLCAxXQ"):
+        with pytest.raises(CursorError):
+            store.processes(Kind.NEGOTIATION, Query(cursor=made_up))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8])
+def test_pages_lead_back_the_way_they_came(store, limit):
+    """Forward and backward give the same pages, also where several processes began in the same microsecond."""
+    for number in range(7):
+        began = START + timedelta(seconds=number // 3)
+        store.run("test", lambda uow, n=number, at=began: uow.add(_negotiation(n, created_at=at), act_at=None))
+    forward, page = [], store.processes(Kind.NEGOTIATION, Query(limit=limit))
+    assert page.previous is None
+    while True:
+        forward.append([one.pid for one in page.items])
+        if page.cursor is None:
+            break
+        page = store.processes(Kind.NEGOTIATION, Query(limit=limit, cursor=page.cursor))
+    backward = [forward[-1]]
+    while page.previous is not None:
+        page = store.processes(Kind.NEGOTIATION, Query(limit=limit, cursor=page.previous))
+        backward.append([one.pid for one in page.items])
+    assert backward[::-1] == forward
+    assert sum(map(len, forward)) == 7
+
+
+def test_agreements_are_paged_and_asked_by_counterparty_and_dataset(store):
+    """Both directions, by cursor; what is asked for is all that comes."""
+    for number in range(5):
+        made = dataclasses.replace(AGREEMENT, id=f"urn:a:{number}", target=f"urn:d:{number % 2}")
+        record = AgreementRecord(
+            agreement=made,
+            digest="d",
+            role=Role.PROVIDER,
+            counterparty=dataclasses.replace(PEER, participant_id=f"did:web:c{number % 3}"),
+            negotiation_pid=f"urn:n:{number}",
+            concluded_at=START + timedelta(seconds=number),
+        )
+        store.run("test", lambda uow, r=record: uow.add_agreement(r))
+    first = store.agreements(Query(limit=2))
+    second = store.agreements(Query(limit=2, cursor=first.cursor))
+    assert [one.agreement.id for one in (*first.items, *second.items)] == [f"urn:a:{n}" for n in (4, 3, 2, 1)]
+    assert store.agreements(Query(limit=2, cursor=second.previous)).items == first.items
+    assert [one.agreement.id for one in store.agreements(Query(dataset_id="urn:d:1")).items] == ["urn:a:3", "urn:a:1"]
+    assert [one.agreement.id for one in store.agreements(Query(counterparty="did:web:c2")).items] == ["urn:a:2"]
 
 
 def test_a_row_waits_behind_an_earlier_one_of_its_process(store):

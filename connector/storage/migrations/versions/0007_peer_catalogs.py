@@ -11,8 +11,15 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("dsp_outbox", sa.Column("last_code", sa.String(64), nullable=True))
-    op.create_index("ix_dsp_agreements_counterparty", "dsp_agreements", ["counterparty_id", "concluded_at"])
-    op.create_index("ix_dsp_processes_counterparty", "dsp_processes", ["kind", "counterparty_id", "created_at"])
+    # SQLite takes an index for a page only if it gives the whole order.
+    for column in ("counterparty", "dataset"):
+        if column == "dataset":
+            op.drop_index("ix_dsp_agreements_dataset", "dsp_agreements")
+        op.create_index(f"ix_dsp_agreements_{column}", "dsp_agreements", [f"{column}_id", "concluded_at", "id"])
+    for name, column in (("counterparty", "counterparty_id"), ("dataset", "dataset_id"), ("state", "state")):
+        if name != "counterparty":
+            op.drop_index(f"ix_dsp_processes_{name}", "dsp_processes")
+        op.create_index(f"ix_dsp_processes_{name}", "dsp_processes", ["kind", column, "created_at", "pid"])
     op.create_table(
         "dsp_peer_catalogs",
         sa.Column("participant_id", sa.String(255), nullable=False),
@@ -53,6 +60,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("dsp_peer_catalog_datasets", "dsp_peer_catalog_pages", "dsp_peer_catalogs"):
         op.drop_table(table)
-    op.drop_index("ix_dsp_processes_counterparty", "dsp_processes")
-    op.drop_index("ix_dsp_agreements_counterparty", "dsp_agreements")
+    for table in ("dsp_agreements", "dsp_processes"):
+        op.drop_index(f"ix_{table}_counterparty", table)
     op.drop_column("dsp_outbox", "last_code")
