@@ -32,6 +32,12 @@ class ConsentFormatError(ConsentError, ValueError):
     code = "consent-format"
 
 
+class UnknownSubjectError(ConsentFormatError):
+    """A yes for somebody of whom the source holds nothing: most likely a wrong id; the sender's fault."""
+
+    code = "unknown-subject"
+
+
 class ConsentRefusedError(ConsentError):
     """The person may not express this, or not in this way; ``code`` says why."""
 

@@ -1,7 +1,7 @@
 """`orchard consent`: verify a receipt offline, take an institution's list in, export for a data protection officer."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from connector.audit_export import AuditExporter
-    from policies.people import ImportResult
+    from policies.people import Expression, ImportResult
 
 app = typer.Typer(help="Consents: verify receipts, import, export.", no_args_is_help=True)
 
@@ -79,12 +79,16 @@ def bulk_import(
     purpose: Annotated[
         str | None, typer.Option(help="For CSV: which of the notice's purposes; the first without.")
     ] = None,
+    any_subject: Annotated[
+        bool, typer.Option("--any-subject", help="For CSV: also take learners whom the source does not know yet.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Import an institution's consents; each row is judged by itself, and the same list again changes nothing."""
-    from connector.cli.consent_list import ConsentListError, is_table, json_rows, read_table, table_answers
+    from connector.cli.consent_list import ConsentListError, is_table, json_rows, known_only, read_table, table_answers
     from connector.datasets.folder import DatasetFolder
     from connector.settings import Settings
+    from policies.codec import parse_import_row
     from policies.imports import import_rows
 
     table = is_table(file)
@@ -94,11 +98,14 @@ def bulk_import(
         raise ConsentListError(f"{file}: its rows name their notice and purpose; leave --dataset and --purpose out")
     lines = read_table(file) if table else []
     rows = [] if table else json_rows(file)
+    parse: Callable[[object], Expression] = parse_import_row
     with _desk(folder) as desk:
         if table:
-            about = DatasetFolder(Settings.load(folder)).id_of(str(dataset))
+            datasets = DatasetFolder(Settings.load(folder))
+            about = datasets.id_of(str(dataset))
             rows = table_answers(lines, desk.consents.notices(), about, purpose, desk.now().isoformat())
-        results = import_rows(desk.consents, rows)
+            parse = parse if any_subject else known_only(datasets.named(str(dataset)))
+        results = import_rows(desk.consents, rows, parse)
     _tell(results, first=2 if table else 1, as_json=as_json)
 
 

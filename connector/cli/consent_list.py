@@ -3,12 +3,14 @@
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from connector.datasets.document import DatasetFile
     from policies.notices import Notice
+    from policies.people import Expression
 
 _DECISIONS = frozenset({"grant", "refuse", "withdraw", "renew"})
 COLUMNS = frozenset(
@@ -94,6 +96,32 @@ def read_table(file: Path) -> list[dict[str, str]]:
         if row.get("birth_year") and not row["birth_year"].isdigit():
             raise ConsentListError(f"{file}, line {number}: the birth_year is not a number")
     return rows
+
+
+def known_only(file: "DatasetFile") -> "Callable[[object], Expression]":
+    """Return a reader of rows that refuses a yes for somebody of whom the source holds nothing.
+
+    Raises:
+        SourceError: the source cannot be read.
+        DatasetError: its view cannot be used.
+    """
+    from connector.datasets.opening import open_dataset
+    from connector.sources.providers import list_subjects
+    from policies.codec import parse_import_row
+    from policies.consent import ConsentAction
+    from policies.errors import UnknownSubjectError
+
+    there = {str(subject) for subject in list_subjects(open_dataset(file))}
+
+    def parse(row: object) -> "Expression":
+        said = parse_import_row(row)
+        if said.action in (ConsentAction.GRANT, ConsentAction.RENEW) and said.subject not in there:
+            raise UnknownSubjectError(
+                "the source holds nothing of this learner; check the id, or pass --any-subject if it is still to come"
+            )
+        return said
+
+    return parse
 
 
 def _answer(row: dict[str, str], notice: "Notice", purpose: str | None, now: str) -> dict[str, Any]:

@@ -109,6 +109,14 @@ class Answered(BaseModel):
     receipt: dict[str, Any]
 
 
+class CheckedReceipt(BaseModel):
+    """A receipt that holds: what it says, not what was said since."""
+
+    state: str
+    issued_at: datetime
+    events: int
+
+
 class UseView(BaseModel):
     """Rounds of a job in which one's rows were read."""
 

@@ -11,6 +11,7 @@ from fastapi.security import HTTPBearer
 
 from connector.http.consent_forms import (
     Answered,
+    CheckedReceipt,
     CountView,
     EventView,
     ImportAnswer,
@@ -35,6 +36,7 @@ from policies.errors import (
     ConsentFormatError,
     ConsentRefusedError,
     ConsentStateError,
+    EvidenceError,
     NoticeVersionError,
     ReplayedExpressionError,
     UnknownRecordError,
@@ -42,6 +44,7 @@ from policies.errors import (
 from policies.imports import import_rows
 from policies.notices import choose_language
 from policies.people import Answer, Caller
+from policies.receipts import verify_receipt
 from policies.service import ConsentService
 
 T = TypeVar("T")
@@ -54,6 +57,7 @@ LEARNER_BEARER = HTTPBearer(
 )
 _STATUS: tuple[tuple[type[ConsentError], int, str], ...] = (
     (UnknownRecordError, 404, "There is no such record"),
+    (EvidenceError, 422, "The receipt does not hold"),
     (ConsentFormatError, 422, "The request is not valid"),
     (ConsentStateError, 409, "The consent is in another state"),
     (ReplayedExpressionError, 409, "This was said before"),
@@ -168,6 +172,12 @@ def _add_views(router: APIRouter, service: ConsentService, a_person: Callable[..
     @router.get("/records/{record_id}/receipt", summary="A signed receipt that verifies offline")
     def receipt(record_id: str, caller: Caller = person) -> dict[str, Any]:
         return _told(lambda: service.receipt(caller, record_id))
+
+    @router.post("/receipts/verify", summary="Whether a receipt was issued here and is unchanged; for whoever holds it")
+    def verify(body: dict[str, Any]) -> CheckedReceipt:
+        payload = _told(lambda: verify_receipt(body, service.signer.public_key))
+        events = len(payload["record"]["hasConsentEvent"])
+        return CheckedReceipt(state=payload["state"], issued_at=payload["issued_at"], events=events)
 
     @router.get("/uses", summary="Which rounds of which jobs read one's rows")
     def uses(caller: Caller = person) -> list[UseView]:

@@ -210,6 +210,8 @@ def _add_answering(router: APIRouter, pages: MyPages) -> None:
             raise PageError(403, "expired")
         if notice.version != said.notice_version:
             raise PageError(409, "changed")
+        if said.language not in notice.texts:
+            raise PageError(403, "no_language")
         _require_able(learner, said.action, pages.consents.now())
         record = pages.consents.answer(people.caller, said)
         return visit.go(f"/my/receipts/{record.record_id}", said=said.action.value)

@@ -1,6 +1,8 @@
-"""Coming and going below ``/my``: the welcome, signing in at the learners' provider, signing out."""
+"""Coming and going below ``/my``: the welcome, signing in at the learners' provider, checking a receipt, signing out."""
 
-from datetime import timedelta
+import json
+from datetime import datetime, timedelta
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -9,15 +11,30 @@ from connector.identity.oidc import OidcClient
 from connector.identity.sessions import Seal
 from connector.ui.errors import PageError
 from connector.ui.people import session_claims
-from connector.ui.requests import Form, drop_cookie, require_own_form, set_cookie
+from connector.ui.requests import Form, drop_cookie, require_own_form, require_same_site, set_cookie
 from connector.ui.visits import Area, Visit, page_route
+from policies.receipts import verify_receipt
 
 _BEGUN_LASTS = timedelta(minutes=10)
 _MAX_ANSWER = 8192
 
 
-def my_sign_in_router(area: Area, seal: Seal, provider: OidcClient | None) -> APIRouter:
-    """Return the routes; without a provider the welcome says that signing in is not set up."""
+def receipt_payload(text: str, public_key: str) -> dict[str, Any] | None:
+    """Return what a pasted receipt says; None when it does not hold, or is none."""
+    try:
+        document = json.loads(text)
+        return verify_receipt(document, public_key) if isinstance(document, dict) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def my_sign_in_router(  # noqa: C901 - a list of routes
+    area: Area, seal: Seal, provider: OidcClient | None, public_key: str
+) -> APIRouter:
+    """Return the routes; without a provider the welcome says that signing in is not set up.
+
+    ``public_key`` is this participant's: receipts are checked against it.
+    """
     router = APIRouter(include_in_schema=False, route_class=page_route(area))
     cookie = f"{area.sessions.cookie}-begun"
 
@@ -68,6 +85,22 @@ def my_sign_in_router(area: Area, seal: Seal, provider: OidcClient | None) -> AP
         response = Visit.of(area, request).go("/my/signed-out")
         drop_cookie(response, area.sessions.cookie, path="/my", secure=area.secure)
         return response
+
+    @router.get("/my/check")
+    def check(request: Request) -> Response:
+        """Ask for a receipt to check; nobody needs to sign in for it."""
+        return Visit.of(area, request).page("my/check.html", checked=None)
+
+    @router.post("/my/check")
+    def checked(request: Request, form: Form) -> Response:
+        """Say whether a receipt was issued here and is unchanged."""
+        require_same_site(request)
+        visit = Visit.of(area, request)
+        payload = receipt_payload(form.get("receipt", ""), public_key)
+        if payload is None:
+            raise PageError(422, "forged")
+        since = datetime.fromisoformat(str(payload["issued_at"]))
+        return visit.page("my/check.html", checked={"state": payload["state"], "since": since})
 
     @router.get("/my/signed-out")
     def signed_out(request: Request) -> Response:

@@ -61,7 +61,7 @@ def page_routers(site: Site) -> tuple[APIRouter, ...]:
     learners = _provider(site, settings.consent, "/my/signed-in")
     staff = _provider(site, settings.management, "/operate/signed-in")
     return (
-        my_sign_in_router(mine, seal, learners),
+        my_sign_in_router(mine, seal, learners, site.signer.public_key),
         my_router(MyPages(area=mine, consents=site.consents, name_of=site.name_of)),
         operate_sign_in_router(ours, seal, staff, site.operators),
         *operate_routers(ours, site.desk),

@@ -12,6 +12,7 @@ from connector.datasets.desk import open_publisher
 from connector.foundation import utc_now
 from tests.support.datasets import PURPOSE, ElmSchool, elm_school
 
+HEADER = "subject,decision,country,birth_year,guardian,verification\n"
 TABLE = """\
 subject,decision,country,birth_year,guardian,verification
 s-1,grant,DE,1990,,
@@ -38,7 +39,7 @@ def take(school: ElmSchool, text: str, *more: str, name: str = "list.csv") -> Re
 
 def test_a_table_is_taken_once_and_judged_row_by_row(school: ElmSchool) -> None:
     """The same table again changes nothing; a row that is refused names its line and stops no other."""
-    about = ("--dataset", "answers")
+    about = ("--dataset", "answers", "--any-subject")
     assert "3 answers recorded, 0 known already, 0 refused." in take(school, TABLE, *about).output
     assert "0 answers recorded, 3 known already" in take(school, TABLE, *about).output
     more = TABLE + "s-4,grant,DE,2015,,\ns-5,grant,DE,1992,,\n"
@@ -47,6 +48,19 @@ def test_a_table_is_taken_once_and_judged_row_by_row(school: ElmSchool) -> None:
     said = json.loads(mixed.output)
     assert (said["recorded"], said["unchanged"]) == (1, 3)
     assert [(one["line"], one["code"]) for one in said["problems"]] == [(5, "guardian-needed")]
+
+
+def test_a_yes_for_somebody_whom_the_source_does_not_know_is_refused(school: ElmSchool) -> None:
+    """A wrong id is noticed where the source is at hand; a no needs nobody's knowledge; who is to come can be named."""
+    roster = json.loads((school.source / "roster.json").read_text())["learners"]
+    known = roster[0]["subject"]
+    rows = f"{known},grant,DE,1990,,\nnobody-1,grant,DE,1990,,\nnobody-2,refuse,DE,1990,,\n"
+    said = json.loads(take(school, HEADER + rows, "--dataset", "answers", "--json").output)
+    assert said["recorded"] == 2
+    assert [(one["line"], one["code"]) for one in said["problems"]] == [(3, "unknown-subject")]
+    assert "nobody-1" not in json.dumps(said)
+    again = take(school, HEADER + rows, "--dataset", "answers", "--any-subject")
+    assert "1 answers recorded, 2 known already" in again.output
 
 
 def test_rows_of_json_are_taken_too(school: ElmSchool) -> None:
