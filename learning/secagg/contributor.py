@@ -106,12 +106,15 @@ def prepare_upload(
         ParameterError: the vector does not fit the context, or the mask is another upload's.
     """
     _check(vector, context, clear=False)
+    # A mask drawn here is nobody else's, and becomes the upload itself: memory touched for the first time is dear.
+    room = None
     if mask is None:
         seeds = None if secret is None else _derived(len(group.table), vector, context, contributor, secret)
         mask = draw_mask(context, group, contributor, seeds=seeds)
+        room = mask.total
     if (mask.contributor, mask.context) != (contributor, context.digest):
         raise ParameterError("the mask was drawn for another upload")
-    masked = np.add(vector, mask.total)
+    masked = np.add(vector, mask.total, out=room)
     data = pack(reduce(masked, context.k), context.k)
     seeds, boxes = mask.seeds, mask.boxes
     document = sign_header(
