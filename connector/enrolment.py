@@ -74,6 +74,12 @@ pseudonym_key = "pseudonym.key"
 
 [catalog]
 datasets = "datasets"
+# How often the catalogs of the participants we know are read.
+crawl_seconds = 300
+
+[negotiations]
+# "automatic" agrees to what equals a published offer and its policy allows; "manual" waits for an operator.
+approval = "automatic"
 
 [sandbox]
 require = true

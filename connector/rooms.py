@@ -32,7 +32,7 @@ from connector.storage.duties import SqlDuties
 from connector.storage.external_consents import SqlExternalConsents
 from connector.storage.learning import SqlLearningStore, WorkBook
 from connector.training_contracts import TrainingContracts, on_transfer_state, start_address
-from contracts.behaviour import AutomaticBehaviour, AutomaticTransfers
+from contracts.behaviour import AutomaticBehaviour, AutomaticTransfers, ManualBehaviour
 from contracts.peer_catalogs import MAX_CATALOG_BYTES
 from contracts.ports import Doorbell
 from contracts.service import ContractService, OwnSide, open_contracts
@@ -154,7 +154,7 @@ def lay_rooms(
         signer=foundation.signer,
         calls=PeerWire(foundation.client),
         doorbell=doorbell,
-        behaviour=AutomaticBehaviour(),
+        behaviour=ManualBehaviour() if settings.negotiations.approval == "manual" else AutomaticBehaviour(),
         transfer_behaviour=AutomaticTransfers(
             start_address=start_address(store, tokens, foundation.identity.address),
             on_transfer_state=on_transfer_state(node, now),

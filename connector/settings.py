@@ -170,6 +170,12 @@ class Catalog(_Section):
     crawl_seconds: float = Field(300.0, ge=1.0)
 
 
+class Negotiations(_Section):
+    """Who agrees to what a peer asks for: the rules (what equals a published offer), or an operator each time."""
+
+    approval: Literal["automatic", "manual"] = "automatic"
+
+
 class Sandbox(_Section):
     """How a training step is shut in. ``require``: refuse to train where a rung of the ladder is missing."""
 
@@ -206,6 +212,7 @@ class Settings(_Section):
     management: Management = Management()
     consent: Consent = Consent()
     catalog: Catalog = Catalog()
+    negotiations: Negotiations = Negotiations()
     sandbox: Sandbox = Sandbox()
     learning: Learning = Learning()
     peers: Peers = Peers()
