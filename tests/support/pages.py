@@ -205,16 +205,16 @@ def _launch(play: Playwright) -> Browser:
     return play.chromium.launch(executable_path="/usr/bin/chromium", args=_ARGUMENTS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def school(tmp_path_factory: pytest.TempPathFactory) -> Iterator[School]:
-    """Give a running school, one for the module."""
+    """Give a running school, one for all page tests."""
     with running_school(tmp_path_factory.mktemp("school")) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Give a browser, one for the module."""
+    """Give a browser, one for all page tests."""
     # The machine may be busy with other tests; what is looked for is there or never comes.
     expect.set_options(timeout=20_000)
     with chromium() as running:

@@ -235,8 +235,8 @@ def _webhooks(database: Database) -> None:
     now = utc_now()
     store = SqlWebhooks(database)
     # Nobody listens there: what is sent again is still waiting when somebody looks.
-    store.add(Webhook(webhook_id="lms", url="http://127.0.0.1:9/consents", events=("withdrawn",), created_at=now))
-    store.add(Webhook(webhook_id="archive", url="http://127.0.0.1:9/archive", events=(), created_at=now))
+    store.add(Webhook(webhook_id="lms", url="http://127.0.0.1:9/consents", events=("invalidated",), created_at=now))
+    store.add(Webhook(webhook_id="archive", url="http://127.0.0.1:9/archive", events=("expired",), created_at=now))
     common = {"webhook_id": "lms", "body": "{}", "created_at": stamp(now)}
     rows = [
         {"event_id": "urn:uuid:sent", "status": "sent", "attempts": 1, "due_at": stamp(now), "last_status": 204},

@@ -3,10 +3,9 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.pages import DESK, PHONE, Visit, Visitor, browser, school, visit
+from tests.support.pages import DESK, PHONE, Visit, Visitor
 from tests.support.pages_facts import say
 
-__all__ = ["browser", "school", "visit"]
 pytestmark = pytest.mark.e2e
 
 

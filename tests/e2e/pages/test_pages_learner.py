@@ -3,9 +3,8 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.support.pages import DESK, PHONE, Visit, browser, downloaded, school, visit
+from tests.support.pages import DESK, PHONE, Visit, downloaded
 
-__all__ = ["browser", "school", "visit"]
 pytestmark = pytest.mark.e2e
 
 
