@@ -13,14 +13,15 @@ from connector.policy_log import logged
 from connector.storage.decisions import LoggedDecision
 from connector.training_contracts import terms_of
 from contracts.agreement import payload
-from contracts.negotiation_service import consumer_facts
 from contracts.processes import AgreementRecord
 from contracts.states import Role
+from contracts.usage import consumer_facts
 from learning.errors import StepFailedError
 from learning.jobs import PlanState, ReceivedPlan
 from learning.ports import GateAnswer, Store
 from policies.counts import band
 from policies.decision import Decision, Reason
+from policies.evaluate import TRAIN
 from policies.gate import PolicyGate, denied, needed_facts
 from policies.operands.consent import COHORT_FLOOR
 from policies.operands.training import WITHOUT_BOUND
@@ -270,7 +271,7 @@ class UsageGate:
             facts["epsilon_spent"] = self._budget(record.agreement.target, _epsilon(plan), scope)
         if "data_categories" in needed:
             facts["data_categories"] = self.consents.terms(record.agreement.target, purpose).data_categories
-        decision = PolicyGate(now=self.now).decide(scope, document, facts)
+        decision = PolicyGate(now=self.now).decide(scope, document, facts, action=TRAIN)
         shown = str(band(asked.size, need))
         return dataclasses.replace(decision, reasons=tuple(_banded(reason, shown) for reason in decision.reasons))
 
