@@ -3,6 +3,9 @@
 A fast peer's 404 or 409 means "not yet": it answered before it had stored its own step. A message that is refused for
 good, or too often, is dead; then the peer is asked for its state, and the process either goes on, takes over the peer's
 end, or is terminated with the reason. Two sides never stay in different states for ever.
+
+A peer that is silent is left alone with all its messages for a while (``standing``); what falls due for it then counts as
+an attempt that was not made, so that a process ends in the same time whether its peer is silent to it or to others.
 """
 
 import dataclasses
@@ -20,6 +23,7 @@ from contracts.ports import PeerAnswer, PeerCalls, Store, UnitOfWork
 from contracts.processes import Kind, Negotiation, OutboxRow, OutboxStatus, Outcome, Process, Transfer
 from contracts.reconciliation import Verdict
 from contracts.recorder import UNKNOWN_PID, Recorder
+from contracts.standing import PeerStandings
 from contracts.states import NegotiationState, Role
 from contracts.transfers import TransferState
 
@@ -29,6 +33,9 @@ T = TypeVar("T")
 NOT_YET: Final = frozenset({401, 403, 404, 408, 409, 425, 429})
 _KEPT_ANSWER = 500
 _SILENT: Final = "the peer could not be reached or did not answer in time"
+_UNTRIED: Final = "nothing was sent: the peer did not answer other messages just now"
+# A confirmation is a few hundred bytes; whatever a peer sends beyond this is not read.
+MAX_ANSWER: Final = 1 << 16
 _UNNAMED: Final = "nothing was sent: the peer has not yet told its own id of this process"
 
 
@@ -58,32 +65,48 @@ class DeliveryService:
     recorder: Recorder
     retry: RetryRule = dataclasses.field(default_factory=RetryRule)
     expand: Expand | None = None
+    standings: PeerStandings = dataclasses.field(default_factory=PeerStandings)
 
     def attempt(self, row: OutboxRow) -> OutboxRow | None:
         """Send a leased row and write the result; returns the process's next row, leased, if it is due."""
         now = self.recorder.clock()
-        if row.lease_until is not None and row.lease_until <= now:
+        if not self._holds(row, now):
             return None
+        quiet = self.standings.quiet_until(row.audience, now)
+        if quiet is not None and row.attempts < self.retry.attempts:
+            return self.store.run("outbox.again", lambda uow: self._put_off(uow, row, None, _UNTRIED, quiet))
         ready = self._with_peer_pid(row)
         if ready is None:
             return self._again(row, None, said=_UNNAMED)
+        body = ready.body.encode()
         try:
-            answer = self.calls.call("POST", ready.url, audience=row.audience, body=ready.body.encode())
-        except PeerUnavailableError:
-            return self._again(row, None)
+            answer = self.calls.call("POST", ready.url, audience=row.audience, body=body, max_bytes=MAX_ANSWER)
+        except PeerUnavailableError as error:
+            return self._again(row, None, said=str(error)[:_KEPT_ANSWER], silent=True)
+        self.standings.answered(row.audience, self.recorder.clock() - now)
+        return self._heard(row, answer)
+
+    def _holds(self, row: OutboxRow, now: datetime) -> bool:
+        """Whether nobody else may send this row, even where it waited longer for its turn than its lease held."""
+        until = self._until(now)
+        if row.lease_until is None or row.lease_until > now:
+            return True
+        return self.store.run("outbox.renew", lambda uow: uow.renew(row, until=until))
+
+    def _heard(self, row: OutboxRow, answer: PeerAnswer) -> OutboxRow | None:
         if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
             return self.store.run("outbox.sent", lambda uow: self._sent(uow, row, answer))
         if answer.status in NOT_YET or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return self._again(row, answer)
         return self._reconcile(row, answer)
 
-    def lease_due(self, limit: int) -> tuple[OutboxRow, ...]:
-        """Lease what is due (for the sweep)."""
+    def lease_due(self, limit: int, skip: frozenset[str] = frozenset()) -> tuple[OutboxRow, ...]:
+        """Lease what is due, but nothing for the peers in ``skip`` (for the sweep)."""
         lease = self.recorder.doorbell.lease
         if lease is None:
             return ()
         now = self.recorder.clock()
-        return tuple(self.store.lease_due(lease=lease, now=now, until=self._until(now), limit=limit))
+        return tuple(self.store.lease_due(lease=lease, now=now, until=self._until(now), limit=limit, skip=skip))
 
     def release(self, holder: str) -> None:
         """Free what a process of this name held when it died."""
@@ -122,14 +145,32 @@ class DeliveryService:
         lease, now = self.recorder.doorbell.lease, self.recorder.clock()
         return uow.lease_next(row.pid, lease=lease, now=now, until=self._until(now)) if lease else None
 
-    def _again(self, row: OutboxRow, answer: PeerAnswer | None, *, said: str = _SILENT) -> OutboxRow | None:
+    def _again(
+        self, row: OutboxRow, answer: PeerAnswer | None, *, said: str = _SILENT, silent: bool = False
+    ) -> OutboxRow | None:
         unborn = is_first(row) and answer is not None and answer.status == HTTPStatus.NOT_FOUND
+        quiet = self.standings.silent(row.audience, self.recorder.clock()) if silent else None
         if row.attempts >= (self.retry.first_attempts if unborn else self.retry.attempts):
             return self._reconcile(row, answer)
-        return self.store.run("outbox.again", lambda uow: self._put_off(uow, row, answer, said))
 
-    def _put_off(self, uow: UnitOfWork, row: OutboxRow, answer: PeerAnswer | None, said: str = _SILENT) -> None:
+        def work(uow: UnitOfWork) -> None:
+            self._put_off(uow, row, answer, said, quiet)
+            if quiet is not None:
+                uow.hold(row.audience, until=quiet, now=self.recorder.clock())
+                uow.on_commit(lambda: self.recorder.doorbell.later(quiet))
+
+        return self.store.run("outbox.again", work)
+
+    def _put_off(
+        self,
+        uow: UnitOfWork,
+        row: OutboxRow,
+        answer: PeerAnswer | None,
+        said: str = _SILENT,
+        not_before: datetime | None = None,
+    ) -> None:
         due = self.recorder.clock() + self.retry.pause(row.attempts)
+        due = due if not_before is None else max(due, not_before)
         if self._settle(uow, row, OutboxStatus.QUEUED, answer, due_at=due, said=said):
             uow.on_commit(lambda: self.recorder.doorbell.later(due))
 
@@ -253,7 +294,7 @@ class DeliveryService:
         folder = "negotiations" if isinstance(process, Negotiation) else "transfers"
         url = f"{process.counterparty.address.rstrip('/')}/{folder}/{quote(process.peer_pid, safe=':')}"
         try:
-            answer = self.calls.call("GET", url, audience=process.counterparty.participant_id)
+            answer = self.calls.call("GET", url, audience=process.counterparty.participant_id, max_bytes=MAX_ANSWER)
             if answer.status != HTTPStatus.OK:
                 return None
             state = replies.read_standing(answer.body, self.expand).state

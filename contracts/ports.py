@@ -116,11 +116,12 @@ class PeerCalls(Protocol):
         audience: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        max_bytes: int | None = None,
     ) -> PeerAnswer:
         """Send a request and return the answer, whatever its status.
 
         Raises:
-            PeerUnavailableError: no answer in time, or no connection.
+            PeerUnavailableError: no connection, no whole answer in time, more than ``max_bytes``, or no HTTP.
         """
         ...
 
@@ -251,6 +252,14 @@ class UnitOfWork(Protocol):
         """Write the result of an attempt. Returns ``False`` when the lease was lost meanwhile (nothing written)."""
         ...
 
+    def renew(self, row: OutboxRow, *, until: datetime) -> bool:
+        """Hold a leased row for longer. Returns ``False`` when somebody else has it meanwhile."""
+        ...
+
+    def hold(self, audience: str, *, until: datetime, now: datetime) -> None:
+        """Let what is queued for a peer, and in nobody's hands, fall due at ``until`` at the earliest."""
+        ...
+
     def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> OutboxRow | None:
         """Lease the first queued row of a process if it is due and free."""
         ...
@@ -332,8 +341,10 @@ class Store(Protocol):
         """Read a process's outbox rows, oldest first."""
         ...
 
-    def lease_due(self, *, lease: str, now: datetime, until: datetime, limit: int) -> Sequence[OutboxRow]:
-        """Lease queued rows that are due and free, at most one per process, oldest first."""
+    def lease_due(
+        self, *, lease: str, now: datetime, until: datetime, limit: int, skip: frozenset[str] = frozenset()
+    ) -> Sequence[OutboxRow]:
+        """Lease queued rows that are due and free, at most one per process, oldest first, none for peers in ``skip``."""
         ...
 
     def release(self, holder: str) -> None:

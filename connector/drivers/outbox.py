@@ -1,12 +1,13 @@
 """Sender threads: woken at commit, they send leased outbox rows and ask due behaviours; a sweep finds the rest.
 
-Several API processes may run them on one database: every row is under a lease. A lost wake-up costs one sweep.
+Several API processes may run them on one database: every row is under a lease. A lost wake-up costs one sweep. No peer
+may have more than a few of the threads, and one in trouble a single one; where all are busy and there is work for yet
+another peer, more are started for a while (``outbox_lanes``).
 """
 
 import contextlib
 import hashlib
 import heapq
-import queue
 import threading
 import time
 import uuid
@@ -16,6 +17,7 @@ from typing import TypeAlias
 
 import structlog
 
+from connector.drivers.outbox_lanes import Lanes
 from contracts.ports import Clock
 from contracts.processes import Kind, OutboxRow
 from contracts.service import ContractService
@@ -23,6 +25,10 @@ from contracts.service import ContractService
 Work: TypeAlias = OutboxRow | tuple[Kind, str]
 _BATCH = 100
 _SHARED_MICROSECONDS = 10_000
+_PER_PEER = 4
+_CROWDED = 25
+_SPARE_SECONDS = 5.0
+_BEHAVIOURS = ""
 
 
 class Senders:
@@ -32,18 +38,26 @@ class Senders:
     """
 
     def __init__(
-        self, *, clock: Clock, threads: int = 6, sweep_seconds: float = 1.0, holder: str | None = None
+        self,
+        *,
+        clock: Clock,
+        threads: int = 6,
+        most_threads: int = 32,
+        sweep_seconds: float = 1.0,
+        holder: str | None = None,
     ) -> None:
-        """Prepare ``threads`` senders and a sweep at least every ``sweep_seconds``.
+        """Prepare ``threads`` senders, up to ``most_threads`` when needed, and a sweep at least every ``sweep_seconds``.
 
         ``holder`` names what only one process at a time can be, such as the listener on a port of a machine: rows that
         an earlier one of the name had leased when it was killed are freed at the start, not when their leases run out.
         """
         self._clock = clock
         self._count = threads
+        self._most = most_threads
         self._sweep_seconds = sweep_seconds
-        self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._lanes: Lanes[Work] = Lanes(self._limit)
+        self._threads: set[threading.Thread] = set()
+        self._staff = threading.Lock()
         self._holder = f"{hashlib.sha256(holder.encode()).hexdigest()[:16]}-" if holder else None
         self._token = f"{self._holder or ''}{uuid.uuid4().hex}"
         self._running = False
@@ -61,12 +75,12 @@ class Senders:
 
     def row(self, row: OutboxRow) -> None:
         """See the port."""
-        self._work.put(row)
+        self._put(row.audience, row)
 
     def act(self, kind: Kind, pid: str) -> None:
         """See the port."""
         if self._running:
-            self._work.put((kind, pid))
+            self._put(_BEHAVIOURS, (kind, pid))
 
     def later(self, at: datetime) -> None:
         """See the port."""
@@ -90,28 +104,56 @@ class Senders:
         if self._holder is not None:
             self._service.delivery.release(self._holder)
         self._running = True
-        self._threads = [
-            threading.Thread(target=self._send, args=(self._service,), name=f"dsp-sender-{number}", daemon=True)
-            for number in range(self._count)
-        ]
-        self._threads.append(threading.Thread(target=self._sweep, args=(self._service,), name="dsp-sweep", daemon=True))
-        for thread in self._threads:
-            thread.start()
+        self._lanes.open()
+        for _ in range(self._count):
+            self._hire(spare=False)
+        sweep = threading.Thread(target=self._sweep, args=(self._service,), name="dsp-sweep", daemon=True)
+        with self._staff:
+            self._threads.add(sweep)
+        sweep.start()
 
     def stop(self, timeout: float = 10.0) -> None:
         """Finish the attempts under way and stop; what is still queued keeps its lease until it runs out."""
         self._running = False
-        for _ in range(self._count):
-            self._work.put(None)
+        self._lanes.close()
         with self._wake:
             self._wake.notify_all()
-        for thread in self._threads:
+        with self._staff:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join(timeout)
-        self._threads = []
 
-    def _send(self, service: ContractService) -> None:
-        while (work := self._work.get()) is not None and self._running:
-            self._guarded(lambda work=work: self._do(service, work))  # type: ignore[misc] # bound per turn
+    def _put(self, key: str, work: Work) -> None:
+        if self._lanes.put(key, work) and self._running:
+            self._hire(spare=True)
+
+    def _hire(self, *, spare: bool) -> None:
+        with self._staff:
+            number = len(self._threads)
+            if number >= (self._most if spare else self._count):
+                return
+            thread = threading.Thread(
+                target=self._send, args=(self._service, spare), name=f"dsp-sender-{number}", daemon=True
+            )
+            self._threads.add(thread)
+        thread.start()
+
+    def _limit(self, key: str) -> int:
+        if key == _BEHAVIOURS or self._service is None:
+            return self._count
+        return 1 if self._service.delivery.standings.in_trouble(key) else _PER_PEER
+
+    def _send(self, service: ContractService, spare: bool) -> None:  # noqa: FBT001 - a thread's arguments have no names
+        try:
+            while self._running and (taken := self._lanes.take(_SPARE_SECONDS if spare else None)) is not None:
+                key, work = taken
+                try:
+                    self._guarded(lambda work=work: self._do(service, work))  # type: ignore[misc] # bound per turn
+                finally:
+                    self._lanes.done(key)
+        finally:
+            with self._staff:
+                self._threads.discard(threading.current_thread())
 
     def _do(self, service: ContractService, work: Work) -> None:
         if not isinstance(work, OutboxRow):
@@ -125,12 +167,15 @@ class Senders:
         while self._running:
             self._guarded(lambda: self._look(service))
             self._rest()
+        with self._staff:
+            self._threads.discard(threading.current_thread())
 
     def _look(self, service: ContractService) -> None:
-        for row in service.delivery.lease_due(_BATCH):
-            self._work.put(row)
+        # What already waits here for its turn is not taken again, and a peer with much of it does not crowd out others.
+        for row in service.delivery.lease_due(_BATCH, self._lanes.crowded(_CROWDED)):
+            self._put(row.audience, row)
         for due in service.delivery.due_behaviours(_BATCH):
-            self._work.put(due)
+            self._put(_BEHAVIOURS, due)
 
     def _rest(self) -> None:
         """Sleep until something falls due, at most until the next sweep; a new due time only shortens the sleep."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from connector.identity.membership import PeerIdentity
-from connector.peers.client import PeerClient, PeerUnreachableError
+from connector.peers.client import MAX_ANSWER, PeerClient, PeerUnreachableError
 from contracts.errors import PeerUnavailableError
 from contracts.ports import Peer, PeerAnswer
 from contracts.processes import Caller
@@ -16,9 +16,10 @@ _JSON: Mapping[str, str] = {"Content-Type": "application/json"}
 class PeerWire:
     """Sends DSP bodies with our identity; any HTTP status is an answer, no answer is a PeerUnavailableError."""
 
-    def __init__(self, client: PeerClient) -> None:
-        """Send through ``client``."""
+    def __init__(self, client: PeerClient, *, seconds: float = 10.0) -> None:
+        """Send through ``client``; a whole exchange takes at most ``seconds``, well within a lease."""
         self._client = client
+        self._seconds = seconds
 
     def call(
         self,
@@ -28,11 +29,22 @@ class PeerWire:
         audience: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        max_bytes: int | None = None,
     ) -> PeerAnswer:
         """See the port."""
         given = {**_JSON, **(headers or {})} if body is not None else headers
         try:
-            answer = self._client.request(method, url, audience=audience, content=body, headers=given)
+            answer = self._client.request(
+                method,
+                url,
+                audience=audience,
+                content=body,
+                headers=given,
+                timeout=self._seconds,
+                max_bytes=max_bytes or MAX_ANSWER,
+                # Whoever gets a message twice knows it by its id.
+                again=True,
+            )
         except PeerUnreachableError as error:
             raise PeerUnavailableError(str(error)) from error
         return PeerAnswer(status=answer.status, body=answer.body, headers=answer.headers)

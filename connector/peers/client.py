@@ -147,6 +147,7 @@ class PeerClient:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         max_bytes: int = MAX_ANSWER,
+        again: bool = False,
     ) -> PeerResponse:
         """Send a request and return the whole answer, whatever its status.
 
@@ -160,11 +161,12 @@ class PeerClient:
             headers: further headers.
             timeout: seconds for the whole exchange.
             max_bytes: largest answer to read, after decompression.
+            again: the request is harmless to repeat; a GET always is.
 
         Raises:
             PeerUnreachableError: no answer in time, or one that breaks the rules above.
         """
-        again = method in {"GET", "HEAD"}
+        again = again or method in {"GET", "HEAD"}
         if self._transport is None and json is None and (content is None or isinstance(content, bytes)):
             return self._short(method, url, audience, content, headers, timeout, max_bytes, again=again)
         arguments = {"json": json, "content": content, "headers": headers, "timeout": timeout, "max_bytes": max_bytes}
@@ -173,8 +175,7 @@ class PeerClient:
                 with self.stream(method, url, audience=audience, **arguments) as answer:  # type: ignore[arg-type]
                     return PeerResponse(status=answer.status, body=b"".join(answer.chunks), headers=answer.headers)
             except _StaleConnectionError:
-                # The peer closed a kept connection as we used it. Reading is harmless to repeat; the rest is the
-                # caller's to repeat, under the same message id.
+                # The peer closed a kept connection as we used it.
                 if not again:
                     raise
                 again = False
@@ -192,13 +193,14 @@ class PeerClient:
         again: bool,
     ) -> PeerResponse:
         self._require_permit(url)
-        seconds = self._read_seconds if timeout is None else timeout
+        deadline = time.monotonic() + (self._read_seconds if timeout is None else timeout)
         while True:
             given = self._signed(audience, headers)
+            left = max(0.0, deadline - time.monotonic())
             try:
                 with _translated_line(url, max_bytes):
                     status, body, said = self._lines.exchange(
-                        method, url, body=content, headers=given, seconds=seconds, max_bytes=max_bytes
+                        method, url, body=content, headers=given, seconds=left, max_bytes=max_bytes
                     )
             except _StaleConnectionError:
                 if not again:

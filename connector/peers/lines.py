@@ -5,13 +5,18 @@ HTTP client does, and messages are most of what a connector does; everything els
 """
 
 import contextlib
+import dataclasses
+import functools
 import http.client
+import io
 import select
+import socket
 import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 _IDLE_SECONDS = 30.0
@@ -94,10 +99,10 @@ class Lines:
         try:
             _limit(connection, deadline)
             connection.request(method, target, body, headers)
-            _limit(connection, deadline)
+            connection.response_class = functools.partial(_answer, deadline)  # type: ignore[assignment] # called alike
             # Closed whatever happens: where the peer ends the connection itself, the answer holds the socket.
             with connection.getresponse() as answer:
-                said = _read(connection, answer, deadline, max_bytes)
+                said = _read(answer, max_bytes)
         except TimeoutError as error:
             raise LineTimeoutError from error
         except _CLOSED as error:
@@ -144,9 +149,46 @@ class Lines:
             old[0].close()
 
 
-def _read(
-    connection: http.client.HTTPConnection, answer: http.client.HTTPResponse, deadline: float, max_bytes: int
-) -> bytes:
+class _Timed(io.RawIOBase):
+    """What a peer sends, until a deadline: a time-out per piece would let it send a byte now and then for ever."""
+
+    def __init__(self, connected: socket.socket, deadline: float) -> None:
+        self._socket = connected
+        # It keeps the socket open until the answer is read, also where the peer ends the connection with it.
+        self._raw = connected.makefile("rb", buffering=0)
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Until:
+    """A socket as far as an answer needs one."""
+
+    connected: socket.socket
+    deadline: float
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Timed(self.connected, self.deadline))
+
+
+def _answer(deadline: float, connected: socket.socket, **options: Any) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(_Until(connected, deadline), **options)  # type: ignore[arg-type] # only makefile is asked
+
+
+def _read(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
     length = answer.length
     if length is not None and length > max_bytes:
         raise AnswerTooLargeError
@@ -158,7 +200,6 @@ def _read(
         if total > max_bytes:
             raise AnswerTooLargeError
         pieces.append(piece)
-        _limit(connection, deadline)
     return b"".join(pieces)
 
 

@@ -200,6 +200,14 @@ class SqlUnitOfWork:
             due_at=due_at,
         )
 
+    def renew(self, row: OutboxRow, *, until: datetime) -> bool:
+        """See the port."""
+        return self._do.outbox.renew(self._connection, row, until)
+
+    def hold(self, audience: str, *, until: datetime, now: datetime) -> None:
+        """See the port."""
+        self._do.outbox.hold(self._connection, audience, until, now)
+
     def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> OutboxRow | None:
         """See the port."""
         return self._do.outbox.lease_next(self._connection, pid, lease=lease, now=now, until=until)
@@ -321,11 +329,15 @@ class ContractStore:
         with self._database.reading() as connection:
             return self._do.outbox.of(connection, pid)
 
-    def lease_due(self, *, lease: str, now: datetime, until: datetime, limit: int) -> Sequence[OutboxRow]:
+    def lease_due(
+        self, *, lease: str, now: datetime, until: datetime, limit: int, skip: frozenset[str] = frozenset()
+    ) -> Sequence[OutboxRow]:
         """See the port."""
 
         def work(transaction: Transaction) -> Sequence[OutboxRow]:
-            return self._do.outbox.lease_due(transaction.connection, lease=lease, now=now, until=until, limit=limit)
+            return self._do.outbox.lease_due(
+                transaction.connection, lease=lease, now=now, until=until, limit=limit, skip=skip
+            )
 
         return self._database.run("outbox.lease", work)
 

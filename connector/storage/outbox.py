@@ -1,11 +1,13 @@
 """The outbox's statements: ordered per process, leased, kept until settled."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select
+from sqlalchemy import Connection, and_, bindparam, cast, func, literal_column, or_, select
+from sqlalchemy.dialects import postgresql
 
 from connector.storage.contract_rows import maybe_micros, micros, outbox_of
 from connector.storage.direct import Direct
@@ -41,7 +43,7 @@ class OutboxStatements:
         """Compile the statements."""
         c = outbox.c
         free = or_(c.lease_until.is_(None), c.lease_until <= bindparam("now"))
-        waits = and_(c.status == _QUEUED, c.due_at <= bindparam("now"), free)
+        waits = and_(c.status == _QUEUED, c.due_at <= bindparam("now"), free, c.audience.not_in(_names(way)))
         # A look-up per row that is due: a join would compare every queued row with every other where statistics are young.
         first = c.id == (
             select(func.min(_earlier.c.id))
@@ -76,6 +78,23 @@ class OutboxStatements:
         )
         self._lease = Statement(
             outbox.update().where(c.id == bindparam("row_id")), way, columns=("lease", "lease_until", "attempts")
+        )
+        self._renew = Statement(
+            outbox.update().where(
+                c.id == bindparam("row_id"),
+                c.lease == bindparam("held"),
+                c.attempts == bindparam("attempt"),
+                c.status == _QUEUED,
+            ),
+            way,
+            columns=("lease_until",),
+        )
+        self._hold = Statement(
+            outbox.update().where(
+                c.audience == bindparam("peer"), c.status == _QUEUED, c.due_at < bindparam("before"), free
+            ),
+            way,
+            columns=("due_at",),
         )
         self._drop = Statement(
             outbox.update().where(c.pid == bindparam("of_pid"), c.status == _QUEUED), way, columns=("status",)
@@ -155,11 +174,30 @@ class OutboxStatements:
             return None
         return self._leased(connection, found, lease, until)
 
+    def renew(self, connection: Connection, row: OutboxRow, until: datetime) -> bool:
+        """Hold a row for longer if it is still leased as ``row`` says."""
+        done = self._renew.run(
+            connection, row_id=row.id, held=row.lease, attempt=row.attempts, lease_until=micros(until)
+        )
+        return done.rowcount == 1
+
+    def hold(self, connection: Connection, audience: str, until: datetime, now: datetime) -> None:
+        """Put off what is queued for a peer and in nobody's hands."""
+        due = micros(until)
+        self._hold.run(connection, peer=audience, before=due, due_at=due, now=micros(now))
+
     def lease_due(
-        self, connection: Connection, *, lease: str, now: datetime, until: datetime, limit: int
+        self,
+        connection: Connection,
+        *,
+        lease: str,
+        now: datetime,
+        until: datetime,
+        limit: int,
+        skip: frozenset[str],
     ) -> Sequence[OutboxRow]:
-        """Lease rows that are due, at most one per process."""
-        found = self._due.run(connection, now=micros(now), most=limit).all()
+        """Lease rows that are due, at most one per process and none for the peers in ``skip``."""
+        found = self._due.run(connection, now=micros(now), most=limit, names=json.dumps(sorted(skip))).all()
         return [self._leased(connection, row, lease, until) for row in found]
 
     def release(self, connection: Connection, holder: str) -> None:
@@ -179,3 +217,11 @@ class OutboxStatements:
         attempts = row.attempts + 1
         self._lease.run(connection, row_id=row.id, lease=lease, lease_until=maybe_micros(until), attempts=attempts)
         return dataclasses.replace(row, lease=lease, lease_until=until, attempts=attempts)
+
+
+def _names(way: Direct) -> Any:
+    """Return the members of the JSON array ``names`` as a subquery."""
+    given: Any = bindparam("names")
+    if way.dialect.name == "postgresql":
+        return select(func.jsonb_array_elements_text(cast(given, postgresql.JSONB)).column_valued("name"))
+    return select(func.json_each(given).table_valued("value").c.value)

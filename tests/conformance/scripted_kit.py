@@ -91,7 +91,9 @@ class Bench:
         app = open_app(settings, self.service, kit_url=KIT_URL, clock=self.clock)
         self.client = TestClient(app, base_url=settings.server.public_url, headers=_HEADERS)
 
-    def call(self, method: str, url: str, *, audience: str, body: bytes | None = None) -> PeerAnswer:
+    def call(
+        self, method: str, url: str, *, audience: str, body: bytes | None = None, max_bytes: int | None = None
+    ) -> PeerAnswer:
         """Take a message as the kit does: 200 without a content type, and a body only where a process begins."""
         assert (method, audience) == ("POST", seed.KIT), "the connector had to ask where we stand"
         assert url.startswith(KIT_URL + "/")

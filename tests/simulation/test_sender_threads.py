@@ -100,7 +100,7 @@ def test_what_falls_due_is_done_then_and_not_with_the_next_sweep():
     class Delivery:
         """Notes when it is asked."""
 
-        def lease_due(self, _limit: int) -> tuple[()]:
+        def lease_due(self, _limit: int, _skip: frozenset[str]) -> tuple[()]:
             looks.append(_clock())
             return ()
 

@@ -106,6 +106,7 @@ class Line:
         audience: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        max_bytes: int | None = None,
     ) -> PeerAnswer:
         """See the port."""
         parts = urlsplit(url)
