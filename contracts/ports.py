@@ -341,6 +341,10 @@ class Store(Protocol):
         """Read a process's outbox rows, oldest first."""
         ...
 
+    def undelivered(self, pids: Sequence[str]) -> Mapping[str, Sequence[OutboxRow]]:
+        """Read, of each of these processes, the outbox rows that wait or were given up, oldest first."""
+        ...
+
     def lease_due(
         self, *, lease: str, now: datetime, until: datetime, limit: int, skip: frozenset[str] = frozenset()
     ) -> Sequence[OutboxRow]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import typer
 
@@ -69,10 +69,53 @@ def listing(folder: Folder, as_json: AsJson = False) -> None:
         print(f"It knows nobody yet; add a participant with: orchard peer add {folder} URL")
 
 
-def catalog(folder: Folder, peer: Peer, as_json: AsJson = False) -> None:
-    """Show what a participant offers to us."""
+def catalog(
+    folder: Folder,
+    peer: Annotated[
+        str | None, typer.Argument(metavar="[PEER]", help="A participant's public URL or its id; without, all we know.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Search in what is known of all catalogs for this text.")] = None,
+    refresh: Annotated[bool, typer.Option(help="Read again now what is kept of the catalogs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a participant offers to us now; without one, how the catalogs of all were last read."""
     with operator(folder) as own:
-        datasets = _datasets(own, _participant(own, peer))
+        participant = _participant(own, peer) if peer is not None else None
+        if refresh:
+            own.post("/management/catalogs/refresh", {"participant_id": participant})
+        if text is not None:
+            _show_found(_search(own, participant, text), as_json=as_json)
+        elif participant is None:
+            _show_statuses(_statuses(own), as_json=as_json)
+        else:
+            _show_datasets(_datasets(own, participant), as_json=as_json)
+
+
+def _show_found(found: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        show_json(found)
+        return
+    for one in found:
+        title = one["dataset"].get("title") or one["dataset"].get("dct:title") or ""
+        print(f"{one['participant_id']}\t{one['dataset_id']}\t{', '.join(one['formats'])}\t{title}")
+    if not found:
+        print("No participant has shown us such a dataset.")
+
+
+def _show_statuses(statuses: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        show_json(statuses)
+        return
+    for one in statuses:
+        read = f"read at {one['last_success_at']}" if one["last_success_at"] else "never read"
+        failed = f"\tfailed {one['failures']} times: {one['error']}" if one["error"] else ""
+        next_at = f"next at {one['next_attempt_at']}"
+        print(f"{one['participant_id']}\t{one['datasets']} datasets\t{read}\t{next_at}{failed}")
+    if not statuses:
+        print("No catalog has been read yet; add a participant with: orchard peer add DIR URL")
+
+
+def _show_datasets(datasets: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         show_json(datasets)
         return
@@ -161,6 +204,28 @@ def _datasets(own: "OperatorClient", participant: str) -> list[dict[str, Any]]:
         if page["next"] is None:
             return found
         body = {"participant_id": participant, "cursor": page["next"]}
+
+
+def _search(own: "OperatorClient", participant: str | None, text: str) -> list[dict[str, Any]]:
+    asked = {"text": text, "limit": "500"} | ({"participant_id": participant} if participant else {})
+    found: list[dict[str, Any]] = []
+    while True:
+        page = own.get(f"/management/catalog/datasets?{urlencode(asked)}")
+        found += page["datasets"]
+        if page["next"] is None:
+            return found
+        asked["cursor"] = page["next"]
+
+
+def _statuses(own: "OperatorClient") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = own.get(f"/management/catalogs?{urlencode({'limit': 500, 'after': after})}")
+        found += page["catalogs"]
+        if page["next"] is None:
+            return found
+        after = page["next"]
 
 
 def _for_training(own: "OperatorClient", participant: str) -> str:

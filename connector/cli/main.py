@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from connector.cli import audit, consent, dataset, job, plan, policy, source
+from connector.cli import audit, consent, dataset, job, plan, policy, process, source
 from connector.cli.demo import demo
 from connector.cli.exchange import add_exchange_commands
 from connector.cli.predict import add_predict_command
@@ -22,6 +22,8 @@ add_setup_commands(app)
 add_serve_commands(app)
 add_predict_command(app)
 add_exchange_commands(app)
+app.add_typer(process.negotiations, name="negotiation")
+app.add_typer(process.transfers, name="transfer")
 app.add_typer(source.app, name="source")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(consent.app, name="consent")

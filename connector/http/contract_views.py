@@ -156,36 +156,52 @@ class EventView(BaseModel):
 
 
 class DeliveryView(BaseModel):
-    """The message that was last tried or waits to be sent: what the peer said and when we try again."""
+    """The message that was last tried or waits to be sent: what the peer said, and when we try again.
+
+    ``last_code`` and ``last_answer`` are the code and the reasons of the peer's answer; where it gave none, how it
+    answered or that it did not. ``given_up``: nothing will be tried any more, and the process says how it ended.
+    """
 
     step: str
+    message_id: str
     status: str
+    given_up: bool
     attempts: int
     last_attempt_at: datetime | None
     last_status: int | None
+    last_code: str | None
     last_answer: str | None
     next_attempt_at: datetime | None
+
+    @classmethod
+    def of_row(cls, row: OutboxRow) -> Self:
+        """Show a row of the outbox."""
+        return cls(
+            step=row.step,
+            message_id=row.message_id,
+            status=row.status,
+            given_up=row.status is OutboxStatus.DEAD,
+            attempts=row.attempts,
+            last_attempt_at=row.last_attempt_at,
+            last_status=row.last_status,
+            last_code=row.last_code,
+            last_answer=row.last_answer,
+            next_attempt_at=row.due_at if row.status is OutboxStatus.QUEUED else None,
+        )
 
     @classmethod
     def of(cls, rows: Sequence[OutboxRow]) -> Self | None:
         """Show the first queued row, else the last one that was tried."""
         waiting = next((row for row in rows if row.status is OutboxStatus.QUEUED), None)
         row = waiting or (rows[-1] if rows else None)
-        if row is None:
-            return None
-        return cls(
-            step=row.step,
-            status=row.status,
-            attempts=row.attempts,
-            last_attempt_at=row.last_attempt_at,
-            last_status=row.last_status,
-            last_answer=row.last_answer,
-            next_attempt_at=row.due_at if waiting else None,
-        )
+        return cls.of_row(row) if row is not None else None
 
 
 class ProcessView(BaseModel):
-    """What negotiations and transfers share."""
+    """What negotiations and transfers share.
+
+    ``delivery`` is the message that stands between the two sides, if any; ``dead_letters`` are those that were given up.
+    """
 
     pid: str
     peer_pid: str | None
@@ -199,7 +215,14 @@ class ProcessView(BaseModel):
     created_at: datetime
     updated_at: datetime
     delivery: DeliveryView | None = None
+    dead_letters: list[DeliveryView] = Field(default_factory=list)
     events: list[EventView] | None = None
+
+    def with_messages(self, rows: Sequence[OutboxRow]) -> Self:
+        """Show what became of the messages to the peer."""
+        self.delivery = DeliveryView.of(rows)
+        self.dead_letters = [DeliveryView.of_row(row) for row in rows if row.status is OutboxStatus.DEAD]
+        return self
 
 
 class NegotiationView(ProcessView):

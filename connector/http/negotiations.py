@@ -15,7 +15,6 @@ from connector.http.contract_views import (
     AgreementPage,
     AgreementView,
     CounterBody,
-    DeliveryView,
     EventView,
     NegotiationBody,
     NegotiationPage,
@@ -34,11 +33,14 @@ from contracts.service import ContractService
 from contracts.states import NegotiationState, Role
 
 _LOOK_SECONDS = 0.25
+# Something between us may close a connection on which nothing is said.
+_BREATH_SECONDS = 15.0
 
 
 Word = Annotated[str | None, Query(max_length=2048)]
 Place = Annotated[str | None, Query(max_length=4000)]
 Limit = Annotated[int, Query(ge=1, le=500)]
+LastEvent = Annotated[int, Header(ge=0, lt=1 << 62)]
 
 
 def agreement_query(
@@ -82,7 +84,8 @@ def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRo
         """List negotiations, newest first."""
         with problems():
             page = service.store.processes(Kind.NEGOTIATION, query)
-        shown = [NegotiationView.of(one) for one in page.items]
+        waiting = service.store.undelivered([one.pid for one in page.items])
+        shown = [NegotiationView.of(one).with_messages(waiting.get(one.pid, ())) for one in page.items]
         return NegotiationPage(negotiations=shown, next=page.cursor, previous=page.previous)
 
     @router.get("/negotiations/{pid}")
@@ -92,8 +95,7 @@ def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRo
             found = service.store.negotiation(pid)
             if found is None:
                 raise UnknownProcessError("there is no such negotiation")
-        view = NegotiationView.of(found)
-        view.delivery = DeliveryView.of(service.store.deliveries(pid))
+        view = NegotiationView.of(found).with_messages(service.store.deliveries(pid))
         view.events = [EventView.of(event) for event in service.store.events(pid)]
         return view
 
@@ -116,9 +118,7 @@ def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRo
             return NegotiationView.of(desk.terminate(pid, tuple(body.reasons)))
 
     @router.get("/negotiations/{pid}/events/stream")
-    def stream(
-        _operator: Reader, request: Request, pid: str, last_event_id: Annotated[int, Header(ge=0)] = 0
-    ) -> StreamingResponse:
+    def stream(_operator: Reader, request: Request, pid: str, last_event_id: LastEvent = 0) -> StreamingResponse:
         """Stream a negotiation's events as they happen; ends with the negotiation."""
         with problems():
             if service.store.negotiation(pid) is None:
@@ -155,13 +155,17 @@ def event_stream(
         return list(service.store.events(pid, after=seen)), process is None or is_final(process)
 
     async def lines() -> AsyncIterator[str]:
-        seen, ended = after, False
+        seen, ended, silent = after, False, 0.0
         while not ended and not await request.is_disconnected():
             found, ended = await run_in_threadpool(look, seen)
             for event in found:
                 seen = event.seq
                 data = json.dumps(EventView.of(event).model_dump(mode="json"))
                 yield f"id: {event.seq}\nevent: {event.step}\ndata: {data}\n\n"
+            silent = 0.0 if found else silent + _LOOK_SECONDS
+            if silent >= _BREATH_SECONDS:
+                silent = 0.0
+                yield ": nothing new\n\n"
             if not ended:
                 await asyncio.sleep(_LOOK_SECONDS)
 

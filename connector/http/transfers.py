@@ -9,7 +9,6 @@ from fastapi.responses import StreamingResponse
 from connector.http.access import Reader, Writer
 from connector.http.contract_views import (
     DataAddressBody,
-    DeliveryView,
     EventView,
     StopBody,
     TransferBody,
@@ -17,7 +16,7 @@ from connector.http.contract_views import (
     TransferView,
     problems,
 )
-from connector.http.negotiations import Word, agreement_query, event_stream
+from connector.http.negotiations import LastEvent, Word, agreement_query, event_stream
 from contracts import ports
 from contracts.errors import UnknownProcessError
 from contracts.messages import DataAddress
@@ -52,7 +51,8 @@ def transfers_router(service: ContractService) -> APIRouter:  # noqa: C901 - a l
         """List transfers, newest first."""
         with problems():
             page = service.store.processes(Kind.TRANSFER, query)
-        shown = [TransferView.of(one) for one in page.items]
+        waiting = service.store.undelivered([one.pid for one in page.items])
+        shown = [TransferView.of(one).with_messages(waiting.get(one.pid, ())) for one in page.items]
         return TransferPage(transfers=shown, next=page.cursor, previous=page.previous)
 
     @router.get("/{pid}")
@@ -62,8 +62,7 @@ def transfers_router(service: ContractService) -> APIRouter:  # noqa: C901 - a l
             found = service.store.transfer(pid)
             if found is None:
                 raise UnknownProcessError("there is no such transfer")
-        view = TransferView.of(found)
-        view.delivery = DeliveryView.of(service.store.deliveries(pid))
+        view = TransferView.of(found).with_messages(service.store.deliveries(pid))
         view.events = [EventView.of(event) for event in service.store.events(pid)]
         return view
 
@@ -92,12 +91,12 @@ def transfers_router(service: ContractService) -> APIRouter:  # noqa: C901 - a l
             return TransferView.of(desk.complete(pid))
 
     @router.get("/{pid}/events/stream")
-    def stream(_operator: Reader, request: Request, pid: str) -> StreamingResponse:
+    def stream(_operator: Reader, request: Request, pid: str, last_event_id: LastEvent = 0) -> StreamingResponse:
         """Stream a transfer's events as they happen; ends with the transfer."""
         with problems():
             if service.store.transfer(pid) is None:
                 raise UnknownProcessError("there is no such transfer")
-        return event_stream(request, service, lambda: service.store.transfer(pid), pid, 0)
+        return event_stream(request, service, lambda: service.store.transfer(pid), pid, last_event_id)
 
     return router
 

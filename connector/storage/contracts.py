@@ -1,6 +1,6 @@
 """The contracts room's store on SQLite and PostgreSQL (port: ``contracts.ports.Store``)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from connector.storage.direct import Direct
 from connector.storage.newest_first import newest_first
 from connector.storage.outbox import OutboxStatements
 from connector.storage.statements import Statement
+from connector.storage.stuck import undelivered
 from connector.storage.tables_contracts import agreements, events, processes, receipts
 from contracts.errors import ConflictingRepeatError
 from contracts.ports import CatalogQuery, Page, Query, UnitOfWork
@@ -328,6 +329,11 @@ class ContractStore:
         """See the port."""
         with self._database.reading() as connection:
             return self._do.outbox.of(connection, pid)
+
+    def undelivered(self, pids: Sequence[str]) -> Mapping[str, Sequence[OutboxRow]]:
+        """See the port."""
+        with self._database.reading() as connection:
+            return undelivered(connection, pids)
 
     def lease_due(
         self, *, lease: str, now: datetime, until: datetime, limit: int, skip: frozenset[str] = frozenset()

@@ -1,13 +1,15 @@
 """Which messages to peers were tried and not taken: what an operator must look at."""
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import or_, select
+from sqlalchemy import Connection, or_, select
 
-from connector.storage.contract_rows import maybe_time, time_of
+from connector.storage.contract_rows import maybe_time, outbox_of, time_of
 from connector.storage.database import Database
 from connector.storage.tables_contracts import outbox, processes
+from contracts.processes import OutboxRow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,16 @@ class StuckMessage:
     last_answer: str
     given_up: bool
     next_attempt_at: datetime
+
+
+def undelivered(connection: Connection, pids: Sequence[str]) -> dict[str, list[OutboxRow]]:
+    """Return, of each of these processes, the messages that wait to be sent or were given up, oldest first."""
+    c = outbox.c
+    statement = select(outbox).where(c.pid.in_(pids), c.status.in_(("queued", "dead"))).order_by(c.id)
+    found: dict[str, list[OutboxRow]] = {}
+    for row in connection.execute(statement):
+        found.setdefault(row.pid, []).append(outbox_of(row))
+    return found
 
 
 def stuck_messages(database: Database, limit: int) -> list[StuckMessage]:
