@@ -285,6 +285,43 @@ def test_what_an_ended_process_still_had_to_say_is_dropped(store):
     assert store.lease_due(lease="me", now=SOON, until=SOON, limit=10) == []
 
 
+def test_a_lease_is_renewed_by_its_holder_only(store):
+    """A row that waited longer than its lease is held for longer, unless somebody else has taken it meanwhile."""
+    row = _enqueue(store, _row())
+    late = SOON + timedelta(seconds=60)
+    assert store.run("test", lambda uow: uow.renew(row, until=late)) is True
+    assert store.lease_due(lease="other", now=SOON + timedelta(seconds=1), until=late, limit=10) == []
+    (taken,) = store.lease_due(lease="other", now=late, until=late + timedelta(seconds=60), limit=10)
+    assert store.run("test", lambda uow: uow.renew(row, until=late)) is False
+    assert store.run("test", lambda uow: uow.renew(taken, until=late)) is True
+    store.run("test", lambda uow: uow.settle(taken, status="sent", at=late, answer_status=200, answer=""))
+    assert store.run("test", lambda uow: uow.renew(taken, until=late)) is False
+
+
+def test_what_is_queued_for_a_peer_is_put_off_together(store):
+    """Nothing falls due before the time; rows in somebody's hands, due later anyway, or for others stay as they are."""
+    later, much_later = START + timedelta(seconds=10), START + timedelta(seconds=90)
+    ours = [_enqueue(store, _row(n, pid=f"urn:n:{n}"), lease=None) for n in (1, 2)]
+    held = _enqueue(store, _row(3, pid="urn:n:3"))
+    patient = _enqueue(store, _row(4, pid="urn:n:4", due=much_later), lease=None)
+    other = _enqueue(store, dataclasses.replace(_row(5, pid="urn:n:5"), audience="did:web:other"), lease=None)
+    store.run("test", lambda uow: uow.hold("did:web:c", until=later, now=START))
+    due = {row.id: row.due_at for n in range(1, 6) for row in store.deliveries(f"urn:n:{n}")}
+    assert due == {ours[0].id: later, ours[1].id: later, held.id: START, patient.id: much_later, other.id: START}
+
+
+def test_a_sweep_leaves_out_the_peers_it_is_told(store):
+    """Rows for a peer that has enough waiting are left to the next sweep, with no attempt counted."""
+    _enqueue(store, _row(1, pid="urn:n:1"), lease=None)
+    _enqueue(store, dataclasses.replace(_row(2, pid="urn:n:2"), audience="did:web:o'ther"), lease=None)
+    lease = lambda *skip: [  # noqa: E731
+        row.pid for row in store.lease_due(lease="me", now=START, until=SOON, limit=10, skip=frozenset(skip))
+    ]
+    assert lease("did:web:c", "did:web:o'ther") == []
+    assert lease("did:web:c", "did:web:none") == ["urn:n:2"]
+    assert lease() == ["urn:n:1"]
+
+
 def test_two_sweeps_never_lease_the_same_row(store):
     """Whoever is first holds the lease."""
     for number in range(20):
