@@ -124,6 +124,12 @@ class DataAddressBody(_Body):
     properties: dict[str, str] = Field(default_factory=dict)
 
 
+class ResumeBody(_Body):
+    """A transfer to go on with; a provider may give a fresh data address."""
+
+    data_address: DataAddressBody | None = None
+
+
 class TransferBody(_Body):
     """A transfer to ask for under an agreement."""
 

@@ -10,6 +10,7 @@ from connector.http.access import Reader, Writer
 from connector.http.contract_views import (
     DataAddressBody,
     EventView,
+    ResumeBody,
     StopBody,
     TransferBody,
     TransferPage,
@@ -73,10 +74,11 @@ def transfers_router(service: ContractService) -> APIRouter:  # noqa: C901 - a l
             return TransferView.of(desk.suspend(pid, tuple(body.reasons)))
 
     @router.post("/{pid}/resume")
-    def resume(_operator: Writer, pid: str, body: DataAddressBody | None = None) -> TransferView:
+    def resume(_operator: Writer, pid: str, body: ResumeBody | None = None) -> TransferView:
         """Start a paused transfer again; as provider a fresh data address may be given."""
         with problems():
-            return TransferView.of(desk.resume(pid, _address(body) if body else None))
+            address = _address(body.data_address) if body and body.data_address else None
+            return TransferView.of(desk.resume(pid, address))
 
     @router.post("/{pid}/terminate")
     def terminate(_operator: Writer, pid: str, body: StopBody) -> TransferView:
