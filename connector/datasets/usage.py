@@ -155,7 +155,9 @@ class UsageGate:
         subjects: frozenset[str] = frozenset()
         if not problems:
             subjects = self.consents.consenting(terms.dataset_id, purpose, self.now())
-            subjects = self.confirm(terms.dataset_id, purpose, subjects) & subjects
+            confirmed = self.confirm(terms.dataset_id, purpose, subjects)
+            # Nobody is added by another service; where it keeps no consent, nothing is left out either.
+            subjects = subjects if confirmed is subjects else confirmed & subjects
         need = max(floor, terms.cohort_floor, 1)
         asked = _Asked(
             purpose=purpose, algorithm_class=algorithm_class, size=len(subjects), job_id=job_id, round=round_number

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, Select, Update, and_, bindparam, select, update
 
 from connector.storage.tables_consents import consent_use_spans, consent_uses
 from policies.ports import UseCost, UseSpan
+from policies.subjects import REF_LENGTH
 
 _MASK = (1 << 128) - 1
 
@@ -59,8 +61,13 @@ def checksum(subjects: frozenset[str]) -> str:
 
     Pseudonyms are outputs of a keyed hash, so nobody can choose two sets with the same sum.
     """
-    total = sum([int(subject, 16) for subject in subjects]) & _MASK
-    return f"{len(subjects)}:{total:x}"
+    data = bytes.fromhex("".join(subjects))
+    # In columns of 32 bits, whose sums of up to four thousand million pseudonyms fit into 64.
+    columns = np.frombuffer(data, dtype=">u4").reshape(-1, REF_LENGTH // 8).sum(axis=0, dtype=np.uint64)
+    total = 0
+    for column in columns:
+        total = (total << 32) + int(column)
+    return f"{len(subjects)}:{total & _MASK:x}"
 
 
 def _moved(use: UseSpan, members: str) -> Update:

@@ -1,6 +1,8 @@
-"""The usage gate over 100,000 learners, and one policy decision; both must not care how long the history is.
+"""The usage gate over 100,000 learners, and one policy decision; both again behind a history 100 times as long.
 
-Run: ``python -m tests.benchmarks.bench_policies``. Exits 3 when a bar is missed. Times are CPU time of this process, the
+The history is events of the same records and decisions about the same agreement, 10,000 of each and then a million. A
+decision is timed as an exchange meets it: from the policy as JSON, with how the agreement stands, into the log. Run:
+``python -m tests.benchmarks.bench_policies``. Exits 3 when a bar is missed. Times are CPU time of this process, the
 best of several runs: the database is SQLite inside it, so nothing else works for the answer.
 """
 
@@ -12,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from connector.datasets.usage import UsageGate
+from connector.policy_log import LoggedPolicyGate
 from connector.storage.consents import SqlConsentStore
 from connector.storage.contracts import ContractStore
 from connector.storage.database import Database
-from connector.storage.decisions import LoggedDecision, SqlDecisionLog
+from connector.storage.decisions import SqlDecisionLog
+from connector.storage.duties import SqlDuties
 from connector.storage.migrate import upgrade
 from connector.storage.tables_consents import consent_events, consent_records
 from connector.storage.tables_decisions import decisions
@@ -34,25 +38,33 @@ LEARNERS = 100_000
 GATE_SECONDS, DECISION_SECONDS, FLAT = 0.150, 0.0002, 1.5
 _AGREEMENT, _JOB = "urn:uuid:agreement", "urn:uuid:job"
 _ALGORITHM = "https://w3id.org/orchard/KnowledgeTracingModel"
-_RUNS, _DECISIONS, _HISTORY = 5, 300, 100_000
+_RUNS, _DECISIONS = 5, 300
+_HISTORY, _TIMES, _CHUNK = 10_000, 100, 50_000
 
 
 def main() -> int:
     """Print the table; return 3 when a bar is missed."""
+    gates, decisions_, logged_ = [], [], []
     with tempfile.TemporaryDirectory() as name:
         gate, database = _stage(Path(name))
-        fresh = gate_seconds(gate, first_round=1)
-        _grow(database)
-        old = gate_seconds(gate, first_round=1 + _RUNS)
-    decision = decision_seconds()
-    print(f"gate, {LEARNERS:,} learners, check and note of the use, a round:")
-    print(f"  {1000 * fresh:7.1f} ms with no history, {1000 * old:7.1f} ms behind {_HISTORY:,} events and decisions")
-    print(f"policy decision from JSON (median): {1000 * decision:.3f} ms")
-    print(
-        f"bars: gate <= {1000 * GATE_SECONDS:.0f} ms, decision <= {1000 * DECISION_SECONDS:.1f} ms, flat within {FLAT}x"
+        for first, history in ((0, _HISTORY), (_HISTORY, _TIMES * _HISTORY)):
+            _grow(database, first, history)
+            gates.append(gate_seconds(gate, first_round=1 + len(gates) * _RUNS))
+            decisions_.append(decision_seconds())
+            logged_.append(logged_seconds(database))
+    print(f"{'':42}{_HISTORY:>12,} {_TIMES * _HISTORY:>12,}  events and decisions before")
+    rows = (
+        (f"gate for {LEARNERS:,}, check and note, a round", gates, GATE_SECONDS),
+        ("policy decision from JSON, median", decisions_, DECISION_SECONDS),
+        ("the same with the agreement's standing, median", logged_, None),
     )
-    missed = max(fresh, old) > GATE_SECONDS or decision > DECISION_SECONDS or old > FLAT * fresh
-    return MISSED_BAR * missed
+    for title, found, bar in rows:
+        said = "" if bar is None else f"  bar {1000 * bar:g} ms, flat within {FLAT}x"
+        print(f"{title:42}" + "".join(f"{1000 * value:10.3f} ms" for value in found) + said)
+    missed = max(gates) > GATE_SECONDS or max(decisions_) > DECISION_SECONDS
+    grown = any(after > FLAT * before for before, after in (gates, decisions_, logged_))
+    print("every bar is met" if not missed and not grown else "a bar is missed")
+    return MISSED_BAR * (missed or grown)
 
 
 def gate_seconds(gate: UsageGate, *, first_round: int) -> float:
@@ -75,6 +87,23 @@ def decision_seconds() -> float:
     policy = _policy()
     times = sorted(_timed(lambda: gate.decide(Scope.ROUND, policy, facts)) for _ in range(_DECISIONS))
     assert gate.decide(Scope.ROUND, policy, facts).allowed
+    return times[_DECISIONS // 2]
+
+
+def logged_seconds(database: Database) -> float:
+    """Return the CPU seconds of one decision with how its agreement stands, the median of many."""
+    duties = SqlDuties(database)
+    gate = LoggedPolicyGate(
+        gate=PolicyGate(now=lambda: START),
+        log=SqlDecisionLog(database),
+        now=lambda: START,
+        standing=lambda agreement: duties.standing(agreement, START).refusals,
+    )
+    facts = {"assignee": "did:web:ai.example", "purpose": PURPOSE}
+    policy = {**_policy(), "@id": _AGREEMENT, "@type": "Agreement", "assignee": "did:web:ai.example"}
+    # At the catalog's scope the log only notes: what is measured is reading, and no disk.
+    times = sorted(_timed(lambda: gate.decide(Scope.CATALOG, policy, facts)) for _ in range(_DECISIONS))
+    assert gate.decide(Scope.CATALOG, policy, facts).allowed
     return times[_DECISIONS // 2]
 
 
@@ -123,7 +152,14 @@ def _stage(folder: Path) -> tuple[UsageGate, Database]:
         concluded_at=START,
     )
     store.run("bench.agreement", lambda unit: unit.add_agreement(record))
-    gate = UsageGate(agreements=store, consents=rig.service, decisions=SqlDecisionLog(database), now=rig.clock)
+    duties = SqlDuties(database)
+    gate = UsageGate(
+        agreements=store,
+        consents=rig.service,
+        decisions=SqlDecisionLog(database),
+        now=rig.clock,
+        standing=lambda agreement: duties.standing(agreement, rig.clock()).refusals,
+    )
     assert isinstance(rig.service.store, SqlConsentStore)
     return gate, database
 
@@ -150,32 +186,25 @@ def _record(number: int, material: str) -> dict[str, object]:
     }
 
 
-def _grow(database: Database) -> None:
-    """Put a long history behind the same present: events of the records, and decisions about the agreement."""
-    events = [
-        {
-            "record_id": f"urn:uuid:{number % LEARNERS:036d}",
-            "revision": 1 + number // LEARNERS,
-            "event_id": f"event-{number}",
-            "payload": "{}",
-            "hash": "0" * 64,
-            "signature": "",
-        }
-        for number in range(_HISTORY)
-    ]
-    line = LoggedDecision(at=START, scope="round", agreement_id=_AGREEMENT, verdict="permit", reasons=())
-    lines = [
-        {
-            "at": stamp(line.at),
-            "scope": line.scope,
-            "agreement_id": line.agreement_id,
-            "verdict": "permit",
-            "reasons": [],
-        }
-        for _ in range(_HISTORY)
-    ]
-    database.run("bench.events", lambda unit: unit.connection.execute(consent_events.insert(), events))
-    database.run("bench.decisions", lambda unit: unit.connection.execute(decisions.insert(), lines))
+def _grow(database: Database, first: int, last: int) -> None:
+    """Put a longer history behind the same present: events of the records, and decisions about the agreement."""
+    for start in range(first, last, _CHUNK):
+        numbers = range(start, min(start + _CHUNK, last))
+        events = [
+            {
+                "record_id": f"urn:uuid:{number % LEARNERS:036d}",
+                "revision": 1 + number // LEARNERS,
+                "event_id": f"event-{number}",
+                "payload": "{}",
+                "hash": "0" * 64,
+                "signature": "",
+            }
+            for number in numbers
+        ]
+        line = {"at": stamp(START), "scope": "round", "agreement_id": _AGREEMENT, "verdict": "permit", "reasons": []}
+        lines = [line for _ in numbers]
+        database.run("bench.events", lambda unit, rows=events: unit.connection.execute(consent_events.insert(), rows))
+        database.run("bench.decisions", lambda unit, rows=lines: unit.connection.execute(decisions.insert(), rows))
 
 
 if __name__ == "__main__":
