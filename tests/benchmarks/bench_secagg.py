@@ -1,0 +1,131 @@
+"""Secure sums: CPU by role, bytes and exactness, beside Flower's SecAgg+ and the floor that AES and memory set here.
+
+Run ``make bench-secagg`` (it makes an environment for Flower), or ``python -m tests.benchmarks.bench_secagg`` with
+``--quick`` for a minute's worth, ``--full`` for Flower's slow rows and (100k, 1e5) with five seats. Exits 3 when a bar
+is missed; without Flower the bar beside it counts as missed.
+"""
+
+import argparse
+import sys
+import time
+
+from tests.benchmarks import MISSED_BAR
+from tests.benchmarks.flower.beside import Flower, flower, installed
+from tests.benchmarks.secagg_deaths import play_deaths
+from tests.benchmarks.secagg_floor import Floor, measure_floor
+from tests.benchmarks.secagg_run import Outcome, run
+from tests.benchmarks.secagg_stage import Shape
+from tests.benchmarks.secagg_tables import (
+    beside_head,
+    beside_row,
+    floor_of,
+    ours_head,
+    ours_row,
+    print_deaths,
+    print_floor,
+    print_parts,
+)
+
+CONTRIBUTOR_MS, AGGREGATOR_RATIO, UPLOAD_RATIO, FLOWER_RATIO, PEAK = 20.0, 2.0, 1.002, 12.0, 2e9
+MAIN = Shape(n=100, d=1_000_000)
+DROPOUTS = (0.0, 5.0, 10.0, 30.0)
+
+
+def main() -> int:
+    """Print the tables; return 3 when a bar is missed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--full", action="store_true")
+    given = parser.parse_args()
+    start = time.perf_counter()
+    floor = measure_floor()
+    print_floor(floor)
+    found = _beside(floor, quick=given.quick, full=given.full)
+    large = _large(floor, quick=given.quick, full=given.full)
+    print()
+    print_parts(found[0], floor)
+    print()
+    deaths = play_deaths(40 if given.quick else 400)
+    print_deaths(deaths, MAIN.seats, MAIN.threshold)
+    right = all(row.exact == row.completed and row.as_predicted == row.groups for row in deaths)
+    exact = all(outcome.exact for outcome in [*large, found[0]]) and right
+    print(f"\n{time.perf_counter() - start:.0f} s")
+    return MISSED_BAR * _judge(*found, floor, large, exact=exact)
+
+
+def _beside(floor: Floor, *, quick: bool, full: bool) -> tuple[Outcome, Flower | None]:
+    """Run and print the rows that Flower can play too; return the main one's."""
+    print("\nBeside Flower 1.41 SecAgg+, CPU seconds; its gRPC and protobuf are not counted")
+    beside_head()
+    ours = run(MAIN)
+    theirs = _flower(MAIN)
+    beside_row(ours, theirs)
+    if not quick:
+        beside_row(ours, _flower(MAIN, stronger=True))
+    for dropout in () if quick else DROPOUTS:
+        shape = Shape(n=100, d=100_000, dropout=dropout)
+        beside_row(run(shape), _flower(shape))
+    if not quick:
+        shape = Shape(n=1000, d=100_000, leaves=10)
+        why = "not run: about four minutes; --full runs it"
+        beside_row(run(shape), _flower(shape, seconds=900) if full else why)
+    print("\nOurs, CPU seconds of all seats together; memory of the contributors' process and of the seats'")
+    ours_head()
+    ours_row(ours, floor)
+    return ours, theirs if isinstance(theirs, Flower) else None
+
+
+def _flower(shape: Shape, seconds: float = 180.0, *, stronger: bool = False) -> Flower | str:
+    if not installed():
+        return "is not installed: make bench-secagg"
+    found = flower(shape.n, shape.d, shape.dropout, stronger=stronger, seconds=seconds)
+    return found or f"not finished in {seconds:g} s"
+
+
+def _large(floor: Floor, *, quick: bool, full: bool) -> list[Outcome]:
+    """Run and print the rows that only we play."""
+    shapes = [
+        Shape(n=100, d=1_000_000, copies=1),
+        Shape(n=100, d=1_000_000, dropout=30.0),
+        Shape(n=100, d=10_000_000, leaves=10, in_turn=False),
+        Shape(n=1000, d=1_000_000, leaves=10, in_turn=False),
+        Shape(n=50_000, d=10_000, leaves=100, in_turn=False),
+        Shape(n=100_000, d=100_000, leaves=200, seats=3, threshold=1, in_turn=False),
+    ]
+    if quick:
+        shapes = [Shape(n=400, d=10_000, leaves=8, in_turn=False)]
+    if full:
+        shapes.append(Shape(n=100_000, d=100_000, leaves=200, in_turn=False))
+    found = []
+    for shape in shapes:
+        found.append(run(shape))
+        ours_row(found[-1], floor)
+    return found
+
+
+def _judge(ours: Outcome, theirs: Flower | None, floor: Floor, large: list[Outcome], *, exact: bool) -> bool:
+    """Print every bar, and return whether one is missed."""
+    peak = max(max(outcome.contributor_peak, outcome.seats_peak) for outcome in large)
+    ratio = theirs.total / ours.total if theirs else 0.0
+    side = ours.aggregator / floor_of(floor, ours.shape)
+    bars = [
+        ("total CPU, Flower / ours", f"{ratio:.1f}", f">= {FLOWER_RATIO:g}", ratio >= FLOWER_RATIO),
+        ("seats and collector / floor", f"{side:.2f}", f"<= {AGGREGATOR_RATIO:g}", side <= AGGREGATOR_RATIO),
+        ("upload / float32", f"{ours.upload_ratio:.5f}", f"<= {UPLOAD_RATIO:g}", ours.upload_ratio <= UPLOAD_RATIO),
+        (
+            "contributor, median",
+            f"{ours.contributor * 1e3:.1f} ms",
+            f"<= {CONTRIBUTOR_MS:g} ms",
+            ours.contributor * 1e3 <= CONTRIBUTOR_MS,
+        ),
+        ("largest process", f"{peak / 1e9:.2f} GB", f"< {PEAK / 1e9:g} GB", peak < PEAK),
+        ("every sum exact", "yes" if exact else "NO", "bit for bit", exact),
+    ]
+    print("Bars at n=100, d=1e6, (5,2); memory and exactness over all rows")
+    for name, value, bar, met in bars:
+        print(f"  {name:<30}{value:>10}  {bar:<12} {'met' if met else 'MISSED'}")
+    return not all(met for *_, met in bars)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

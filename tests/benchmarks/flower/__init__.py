@@ -1,0 +1,1 @@
+"""Flower's SecAgg+ beside ours; ``secaggplus.py`` runs in a throwaway environment of its own."""

@@ -1,0 +1,89 @@
+"""The contributors of a run, in a process of their own: they encode, mask, seal and sign, and never see a seat.
+
+What goes through the pipe for each contributor: the columns that hear of it, its header as JSON, its boxes, its vector.
+An empty message ends a leaf group; the clear sum of that group follows. The last message says what it all cost.
+"""
+
+import json
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from learning.secagg import contributor
+from learning.secagg.context import RoundContext
+from learning.secagg.contributor import prepare_upload
+from learning.secagg.packing import RingVector
+from learning.secagg.quantize import RoundingStream
+from policies.canonical import canonical_json
+from policies.signing import Signer
+from tests.benchmarks.secagg_clock import Stopwatch, peak_bytes
+from tests.benchmarks.secagg_stage import Pool, Shape
+from tests.support.secagg_star import member_signer
+
+ROLE = "contributor"
+QUANTISE, MASKS, SEALS, HEADER, HASH = "quantise", "masks: AES and add", "HPKE", "JSON, signatures", "SHA-256, copies"
+# Who dies in mid-upload has reached so many seats, and no carrier with its vector.
+_REACHED = 2
+
+
+def contribute(shape: Shape, pipe: Connection) -> None:
+    """Run every contributor of ``shape``, one after the other."""
+    watch = Stopwatch()
+    watch.wrap(contributor, "accumulate", MASKS)
+    watch.wrap(contributor, "seal", SEALS)
+    watch.wrap(contributor, "sign_header", HEADER)
+    pool = Pool(shape.d)
+    signers: dict[int, Signer] = {}
+    uploads = uploaded = 0
+    each: list[float] = []
+    for leaf in shape.tree.leaves:
+        context, total = shape.context(leaf), np.zeros(shape.d, dtype="<u4")
+        for number in shape.contributors(leaf):
+            if shape.dead.get(number) is False:
+                continue
+            signer = signers.setdefault(shape.provider(number), member_signer(shape.provider(number)))
+            before = sum(watch.seconds.values())
+            sent, vector = _upload(shape, context, number, pool, signer, watch, pipe)
+            each.append(sum(watch.seconds.values()) - before)
+            if number not in shape.dead:
+                np.add(total, vector, out=total)
+                uploads, uploaded = uploads + 1, uploaded + sent
+            del vector
+        pipe.send_bytes(b"")
+        pipe.send_bytes(total)
+    seconds = [[*key, spent] for key, spent in watch.seconds.items()]
+    costs = {
+        "seconds": seconds,
+        "median": float(np.median(each)),
+        "uploads": uploads,
+        "uploaded": uploaded,
+        "peak": peak_bytes(),
+    }
+    pipe.send_bytes(json.dumps(costs).encode())
+
+
+def _upload(
+    shape: Shape, context: RoundContext, number: int, pool: Pool, signer: Signer, watch: Stopwatch, pipe: Connection
+) -> tuple[int, RingVector]:
+    """Send one contributor's package; return the bytes that its seats get from it, and its plain vector."""
+    values = pool.update(number)
+    with watch.role(ROLE, QUANTISE):
+        vector = shape.layout.encode({"w": values}, RoundingStream(number.to_bytes(32, "big")))
+    with watch.role(ROLE, HASH):
+        package = prepare_upload(
+            vector,
+            context=context,
+            group=shape.group,
+            signer=signer,
+            contributor=shape.contributor_id(number),
+        )
+    with watch.role(ROLE, HEADER):
+        header = canonical_json(package.document)
+    columns = bytes(range(_REACHED if number in shape.dead else shape.seats))
+    pipe.send_bytes(columns)
+    pipe.send_bytes(header)
+    pipe.send_bytes(b"".join(package.boxes))
+    pipe.send_bytes(package.vector)
+    if shape.in_turn:
+        pipe.recv_bytes()
+    return len(package.vector) + shape.seats * len(header) + sum(map(len, package.boxes)), vector
