@@ -85,9 +85,8 @@ def decision_seconds() -> float:
     gate = PolicyGate(now=lambda: START)
     facts = {"assignee": "did:web:ai.example", "purpose": PURPOSE, "consent": "granted", "cohort_size": 1000}
     policy = _policy()
-    times = sorted(_timed(lambda: gate.decide(Scope.ROUND, policy, facts)) for _ in range(_DECISIONS))
     assert gate.decide(Scope.ROUND, policy, facts).allowed
-    return times[_DECISIONS // 2]
+    return _median(lambda: gate.decide(Scope.ROUND, policy, facts))
 
 
 def logged_seconds(database: Database) -> float:
@@ -102,9 +101,14 @@ def logged_seconds(database: Database) -> float:
     facts = {"assignee": "did:web:ai.example", "purpose": PURPOSE}
     policy = {**_policy(), "@id": _AGREEMENT, "@type": "Agreement", "assignee": "did:web:ai.example"}
     # At the catalog's scope the log only notes: what is measured is reading, and no disk.
-    times = sorted(_timed(lambda: gate.decide(Scope.CATALOG, policy, facts)) for _ in range(_DECISIONS))
     assert gate.decide(Scope.CATALOG, policy, facts).allowed
-    return times[_DECISIONS // 2]
+    return _median(lambda: gate.decide(Scope.CATALOG, policy, facts))
+
+
+def _median(work: Callable[[], object]) -> float:
+    """Return the median of many, of the best of several runs: others who use the machine only ever add to it."""
+    runs = [sorted(_timed(work) for _ in range(_DECISIONS)) for _ in range(_RUNS)]
+    return min(times[_DECISIONS // 2] for times in runs)
 
 
 def _timed(work: Callable[[], object]) -> float:
