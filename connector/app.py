@@ -12,6 +12,7 @@ from connector.http.access import PeerVerifier
 from connector.http.health import Probe, health_router
 from connector.http.limits import BodyLimit
 from connector.http.problems import install_problem_handlers
+from connector.http.texts import StorableTexts
 from connector.identity.operators import OperatorVerifier
 from connector.observability import RequestLog
 from connector.settings import Settings
@@ -84,6 +85,7 @@ def create_app(settings: Settings, wiring: Wiring) -> FastAPI:
     install_problem_handlers(app)
     for kind, handler in wiring.handlers:
         app.add_exception_handler(kind, handler)
+    app.add_middleware(StorableTexts)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLog, metrics=wiring.metrics)
     app.include_router(health_router(wiring.probes, wiring.metrics))

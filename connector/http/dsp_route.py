@@ -37,21 +37,12 @@ class DspRoute(APIRoute):
         """Return the handler."""
         endpoint: Callable[..., Response] = self.endpoint
         names = frozenset(inspect.signature(endpoint).parameters)
-        pages = "page" in names
         # More threads at once only wait for each other and keep more database connections busy.
         lane = anyio.CapacityLimiter(_AT_ONCE)
 
         def serve(request: Request, body: bytes) -> Response:
             try:
-                known: dict[str, Any] = dict(request.path_params)
-                known["peer"] = request.app.state.peers.verify(request.headers.get("authorization"))
-                if "body" in names:
-                    known["body"] = body
-                if pages:
-                    known["page"] = _page(request)
-                if "known" in names:
-                    known["known"] = request.headers.get("if-none-match")
-                return endpoint(**known)
+                return endpoint(**_arguments(request, names, body))
             except ContractError as error:
                 status = 404 if isinstance(error, UnknownProcessError) else 400
                 return _error(request, status, error.code, str(error), error.pids or _claimed(body))
@@ -68,6 +59,21 @@ class DspRoute(APIRoute):
             return await anyio.to_thread.run_sync(serve, request, body, limiter=lane)
 
         return handle
+
+
+def _arguments(request: Request, names: frozenset[str], body: bytes) -> dict[str, Any]:
+    known: dict[str, Any] = dict(request.path_params)
+    known["peer"] = request.app.state.peers.verify(request.headers.get("authorization"))
+    if "\0" in request.scope["path"]:
+        # No id holds such a character, and not every database takes the question.
+        raise UnknownProcessError("there is no such thing")
+    if "body" in names:
+        known["body"] = body
+    if "page" in names:
+        known["page"] = _page(request)
+    if "known" in names:
+        known["known"] = request.headers.get("if-none-match")
+    return known
 
 
 def _page(request: Request) -> str | None:
