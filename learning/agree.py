@@ -1,146 +1,358 @@
-"""The collector has the seats sign one set, orders its release, and gives a silent seat's work to its co-holders."""
+"""The collector moves an attempt's groups on: asks seats to sign, orders shares, replaces who is gone, until it can add up.
+
+What happens next is decided by `learning.secagg.conduct` alone; here it is carried out and written down. Proposed sets
+and replacements are stored before anybody hears of them.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from learning.attempts import Attempt, abort, change_round, extend, round_key
-from learning.errors import PeerError
+from learning.attempts import Attempt, round_key
+from learning.errors import PeerError, UnknownError
+from learning.groups import (
+    Groups,
+    OvertakenError,
+    facts_of,
+    no_groups,
+    read_groups,
+    row_of,
+    save_groups,
+    seconds,
+    setting_of,
+    signable,
+    still_signing,
+    tree_of,
+)
 from learning.jobs import Member
-from learning.members import call, call_each
+from learning.members import call
 from learning.node import Later, Node, later
 from learning.ports import Records
-from learning.rounds import Round, RoundEvent, RoundState, SeatShare, move_round
-from learning.secagg.collector import open_orders
-from learning.secagg.errors import SeatsLostError, SecureAggregationError
-from learning.secagg.sets import ContributorSet, verify_quorum
-from learning.secagg.shares import ShareHeader, verify_share
+from learning.rounds import GroupAttempt, Round, RoundEvent, RoundState, move_round
+from learning.secagg.conduct import advance
+from learning.secagg.conduct_state import (
+    Abort,
+    Action,
+    AskToSign,
+    Finish,
+    GroupFacts,
+    GroupRound,
+    GroupState,
+    LeaveOut,
+    OrderRelease,
+    Replace,
+    Reseal,
+    Resend,
+    Setting,
+)
+from learning.secagg.inner import InnerSet
+from learning.secagg.sets import KIND as SET_KIND
+from learning.secagg.sets import ContributorSet
+from learning.timeline import note
+from policies.canonical import CanonicalFormError, digest
+from policies.signing import SignatureError, verify
 
-_AGAIN_SECONDS = 0.3
-# How often a share that is missing is asked for again.
+_CALLS_AT_ONCE = 16
+_OVERTAKEN_SECONDS = 0.05
 _CHASE_SECONDS = 2.0
-_FIRST_CHASE = timedelta(seconds=3)
-# How often a seat that signed is asked before its co-holders take its work over: about 20 s. Counting what we asked,
-# not what the clock says, spares the seats when it was the collector that stood still.
-_PATIENCE = 10
+_UNSIGNED = (GroupState.COLLECTING, GroupState.SIGNING)
+T = TypeVar("T")
 
 
-def agree(node: Node, attempt: Attempt) -> Later | None:
-    """Have the seats sign the proposed set; with a quorum, order its release."""
-    group, row = attempt.manifest.group, attempt.row
-    if group is None or row.proposed is None:
-        sign_off(node, row, [])
-        return None
-    answers = call_each(attempt.seats(), lambda member: _ask_to_sign(node, attempt, member))
-    statements = [answer for answer in answers if not isinstance(answer, PeerError)]
-    try:
-        signed = verify_quorum(ContributorSet.from_json(row.proposed), statements, context=attempt.context, group=group)
-    except SecureAggregationError as error:
-        refusals = [answer for answer in answers if isinstance(answer, PeerError) and answer.final]
-        if refusals:
-            abort(node, attempt, f"a seat refused the set: {refusals[0]}")
-            return None
-        limit = row.deadline + timedelta(seconds=attempt.plan.round_seconds)
-        if node.now() > limit and extend(node, row, limit) is None:
-            abort(node, attempt, f"the seats did not sign the set: {error}")
-            return None
-        return later(node, _AGAIN_SECONDS)
-    # A seat that has not signed may not release; its co-holders begin at once.
-    lost = tuple(column for column in range(len(group.seats)) if column not in signed)
-    moved = sign_off(node, row, statements, lost)
-    if moved is not None:
-        columns = [column for column in range(len(group.seats)) if column not in lost]
-        order_release(node, dataclasses.replace(attempt, row=moved), columns)
-    return None
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summed:
+    """The shares of the top are there."""
+
+    attempt: Attempt
+    groups: Groups
+    leaves: tuple[str, ...]
 
 
-def sign_off(
-    node: Node, row: Round, statements: Sequence[Mapping[str, Any]], lost: tuple[int, ...] = ()
-) -> Round | None:
-    """Note that the set is final; return the attempt, or None when somebody else was first."""
-    now = node.now()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """Nothing can be done just now; ``signing`` says that a set is not signed yet."""
 
-    def work(records: Records) -> Round | None:
-        found = records.lock(Round, row.job_id, row.round, row.attempt)
-        if found is None or found.state is not RoundState.AGREEING:
-            return None
-        moved = dataclasses.replace(
-            move_round(found, RoundEvent.SET_SIGNED),
-            statements=tuple(dict(statement) for statement in statements),
-            lost=lost,
-            timing=found.timing | {"signed": (now - found.opened_at).total_seconds()},
-        )
-        records.save(moved)
-        # The shares ring for this task; the timer chases seats that do not send theirs.
-        records.enqueue("learning.finish_round", round_key(row), now + _FIRST_CHASE if statements else now)
-        return moved
-
-    return node.store.run("round.signed", work)
+    again: Later
+    signing: bool
 
 
-def order_release(node: Node, attempt: Attempt, columns: Sequence[int]) -> None:
-    """Send the release order to the given seats; one that is not reached is asked again by :func:`chase_seats`."""
-    row, seats = attempt.row, attempt.seats()
-    body = {"uploads": row.proposed, "statements": list(row.statements), "lost": sorted(row.lost)}
-    call_each([seats[column] for column in columns], lambda member: _ask(node, member, attempt.path("release"), body))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GivenUp:
+    """The attempt cannot be completed."""
+
+    reason: str
 
 
-def shares_of(node: Node, attempt: Attempt) -> list[tuple[ShareHeader, Callable[[], bytes]]]:
-    """Return the shares that have arrived, verified, each with a function that loads it."""
-    row, group = attempt.row, attempt.manifest.group
-    if group is None or row.proposed is None:
-        return []
-    proposed = ContributorSet.from_json(row.proposed)
-    stored = node.store.run(
-        "round.shares", lambda records: records.select(SeatShare, row.job_id, row.round, row.attempt)
-    )
-    found: list[tuple[ShareHeader, Callable[[], bytes]]] = []
-    for share in stored:
-        data = node.blobs.get(share.vector)
-        header = verify_share(share.document, data, proposed, context=attempt.context, group=group)
-        found.append((header, data.__bytes__))
-    return found
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Heard:
+    """What a seat answered: its signature, what it lacks, or that it will not; nothing where it is silent."""
+
+    group: str
+    seat: str
+    answered: bool = False
+    document: Mapping[str, Any] | None = None
+    missing: tuple[str, ...] = ()
+    refused: bool = False
 
 
-def chase_seats(node: Node, attempt: Attempt) -> Later | str:
-    """Order (again) what seats still owe; after a grace, give a silent seat's work to its co-holders.
+def drive(
+    node: Node, attempt: Attempt, uploads: Mapping[str, Mapping[str, str]] | None = None
+) -> Waiting | Summed | GivenUp:
+    """Take an attempt's groups as far as they go now.
+
+    Args:
+        node: the collector.
+        attempt: the attempt.
+        uploads: leaf -> contributor -> header digest, when no more uploads are waited for; None before and after that.
 
     Returns:
-        when to look again, or the reason why the round cannot be finished.
+        when to look again, or how it ended.
     """
-    group, row = attempt.manifest.group, attempt.row
-    if group is None or row.proposed is None:
-        return "the round has no set"
-    limit = row.deadline + timedelta(seconds=attempt.plan.round_seconds)
-    if node.now() > limit:
-        extended = extend(node, row, limit)
-        if extended is None:
-            return "the seats did not release their shares in time"
-        row = extended
-    proposed = ContributorSet.from_json(row.proposed)
-    shares = [header for header, _ in shares_of(node, attempt)]
-    lost = frozenset(row.lost)
+    fresh = attempt.row.state is RoundState.TRAINING
+    groups = (
+        no_groups(attempt) if fresh else node.store.run("groups.read", lambda records: read_groups(records, attempt))
+    )
+    facts = facts_of(attempt, groups, uploads)
+    rounds, extra = dict(groups.rounds), dict[str, dict[str, Any]]()
+    while True:
+        setting = setting_of(attempt, signing=still_signing(rounds) or not groups.rows)
+        now = node.now()
+        progress = advance(setting, rounds, facts, seconds(attempt.row, now))
+        changed = {name: value for name, value in progress.rounds.items() if value != rounds[name] or name in extra}
+        rounds = dict(progress.rounds)
+        due = min(progress.due.values(), default=None)
+        end = next((one for one in progress.actions if isinstance(one, Finish | Abort)), None)
+        if isinstance(end, Finish):
+            return Summed(attempt=attempt, groups=dataclasses.replace(groups, rounds=rounds), leaves=end.leaves)
+        if changed:
+            rows = {name: row_of(attempt, groups, value, **extra.pop(name, {})) for name, value in changed.items()}
+            try:
+                attempt, saved = _save(node, attempt, groups, rounds, rows, progress.actions, due)
+            except OvertakenError:
+                return Waiting(again=later(node, _OVERTAKEN_SECONDS), signing=True)
+            groups = dataclasses.replace(groups, rounds=rounds, rows=saved)
+        if isinstance(end, Abort):
+            return GivenUp(reason=end.reason)
+        asked = [one for one in progress.actions if not isinstance(one, LeaveOut | Replace)]
+        if not asked:
+            wait = 1.0 if due is None else max(due - seconds(attempt.row, node.now()), 0.0)
+            return Waiting(again=later(node, wait), signing=attempt.row.state is RoundState.AGREEING)
+        answers = _perform(node, attempt, setting, rounds, groups, asked)
+        facts, extra = _learn(rounds, groups, facts, answers, seconds(attempt.row, node.now()))
+
+
+def _save(
+    node: Node,
+    attempt: Attempt,
+    groups: Groups,
+    rounds: Mapping[str, GroupRound],
+    rows: Mapping[str, GroupAttempt],
+    actions: Sequence[Action],
+    due: float | None,
+) -> tuple[Attempt, dict[str, GroupAttempt]]:
+    now, value = node.now(), attempt.row
+    tree = tree_of(attempt)
+    signed = all(rounds[leaf].state not in _UNSIGNED for leaf in tree.leaves)
+
+    def work(records: Records) -> tuple[Round, dict[str, GroupAttempt]]:
+        row = records.lock(Round, value.job_id, value.round, value.attempt)
+        if row is None:
+            raise UnknownError("no such round")
+        if row.state in (RoundState.DONE, RoundState.ABORTED):
+            raise OvertakenError
+        saved = save_groups(records, groups, rows)
+        moved = row
+        if row.state is RoundState.TRAINING:
+            timing = row.timing | {"trained": seconds(row, now)}
+            moved = dataclasses.replace(
+                move_round(row, RoundEvent.SET_FIXED), proposed=value.proposed, counted=value.counted, timing=timing
+            )
+        if moved.state is RoundState.AGREEING and signed:
+            timing = moved.timing | {"signed": seconds(row, now)}
+            moved = dataclasses.replace(move_round(moved, RoundEvent.SET_SIGNED), timing=timing)
+        if len(tree.names) == 1:
+            moved = dataclasses.replace(moved, lost=tuple(sorted(rounds[tree.names[0]].lost)))
+        if moved != row:
+            records.save(moved)
+        for text in _told(node, value, actions):
+            note(records, value.job_id, now, f"round-{value.round}", text)
+        if due is not None and moved.state is RoundState.RELEASING:
+            # The shares ring for this task; the timer chases seats that do not send theirs.
+            least = 0.0 if still_signing(rounds) else _CHASE_SECONDS
+            wait = timedelta(seconds=max(due - seconds(row, now), least))
+            records.enqueue("learning.finish_round", round_key(row), now + wait)
+        return moved, saved
+
+    row, saved = node.store.run("round.groups", work)
+    return dataclasses.replace(attempt, row=row), saved
+
+
+def _told(node: Node, row: Round, actions: Sequence[Action]) -> list[str]:
+    lines = []
+    for action in actions:
+        if isinstance(action, LeaveOut) and action.group != "0":
+            lines.append(f"round {row.round}: left out: {action.reason}")
+        elif isinstance(action, Replace):
+            who = node.peers.name(action.seat)
+            lines.append(
+                f"round {row.round}: {who} takes the seat of column {action.column + 1} in group {action.group}"
+            )
+    return lines
+
+
+def _perform(
+    node: Node,
+    attempt: Attempt,
+    setting: Setting,
+    rounds: Mapping[str, GroupRound],
+    groups: Groups,
+    actions: Sequence[Action],
+) -> list[_Heard]:
+    """Carry actions out, seeds for a new seat before anything is asked of it; return what was answered."""
+    first = [one for one in actions if isinstance(one, Reseal)]
+    for one in first:
+        _reseal(node, attempt, rounds[one.group], groups.rows[one.group], one)
+    rest = [one for one in actions if not isinstance(one, Reseal)]
+    return _each(rest, lambda action: _ask(node, attempt, setting, rounds, groups, action))
+
+
+def _ask(
+    node: Node,
+    attempt: Attempt,
+    setting: Setting,
+    rounds: Mapping[str, GroupRound],
+    groups: Groups,
+    action: Action,
+) -> _Heard:
+    if not isinstance(action, AskToSign | OrderRelease | Resend):
+        return _Heard(group="", seat="")
+    value = rounds[action.group]
+    group = setting.group(value.group, value.replaced)
+    signs = isinstance(action, AskToSign) and not group.inner
+    seat = (group.voices if signs else group.seats)[action.column].participant
+    body, what = _where(attempt, value), "resend"
+    match action:
+        case AskToSign():
+            what, body = "set", body | _proposal(value)
+        case OrderRelease():
+            row = groups.rows.get(value.group)
+            statements = [] if row is None else [row.statements[name] for name in sorted(row.statements)]
+            what = "release"
+            body |= _proposal(value) | {"statements": _counting(statements, value), "lost": sorted(action.lost)}
+            if action.blank:
+                body["blank"] = sorted(action.blank)
+            if action.to is not None:
+                body["to"] = action.to
+        case Resend():
+            body |= {"to": action.to}
+    return _heard(attempt, value, setting, seat, _call(node, attempt, seat, what, body))
+
+
+def _heard(
+    attempt: Attempt, value: GroupRound, setting: Setting, seat: str, answer: Mapping[str, Any] | PeerError
+) -> _Heard:
+    heard = _Heard(group=value.group, seat=seat, answered=True)
+    if isinstance(answer, PeerError):
+        return dataclasses.replace(heard, answered=answer.answered, refused=answer.final)
+    missing = answer.get("missing")
+    if isinstance(missing, list):
+        return dataclasses.replace(heard, missing=tuple(str(name) for name in missing))
+    if "payload" not in answer:
+        return heard
     try:
-        owed = open_orders(shares, proposed, lost=lost, context=attempt.context, group=group)
-        # Each share that arrives wakes this task, too.
-        if owed and row.chased - len(shares) >= _PATIENCE * (1 + len(lost)):
-            lost = lost | {min(owed)}
-            owed = open_orders(shares, proposed, lost=lost, context=attempt.context, group=group)
-    except SeatsLostError as error:
-        return str(error)
-    gone = tuple(sorted(lost))
-    row = change_round(node, row, lambda found: dataclasses.replace(found, lost=gone, chased=found.chased + 1))
-    order_release(node, dataclasses.replace(attempt, row=row), sorted(owed))
-    return later(node, _CHASE_SECONDS)
+        found = verify(SET_KIND, answer, attempt.manifest.keys[seat])
+    except (SignatureError, CanonicalFormError):
+        return dataclasses.replace(heard, refused=True)
+    if found != signable(value).statement(setting.context(value.group), seat):
+        return dataclasses.replace(heard, refused=True)
+    return dataclasses.replace(heard, document=answer)
 
 
-def _ask_to_sign(node: Node, attempt: Attempt, member: Member) -> Mapping[str, Any] | PeerError:
-    return _ask(node, member, attempt.path("set"), {"uploads": attempt.row.proposed})
+def _learn(
+    rounds: Mapping[str, GroupRound],
+    groups: Groups,
+    facts: Mapping[str, GroupFacts],
+    answers: Iterable[_Heard],
+    now: float,
+) -> tuple[dict[str, GroupFacts], dict[str, dict[str, Any]]]:
+    """Return the facts with what was answered, and what of it is to be stored."""
+    found, stored = dict(facts), dict[str, dict[str, Any]]()
+    statements: dict[str, dict[str, Any]] = {}
+    for answer in answers:
+        if not answer.group:
+            continue
+        before = found[answer.group]
+        changes: dict[str, Any] = {}
+        if answer.answered:
+            changes["heard"] = {**before.heard, answer.seat: now}
+            changes["missing"] = {**before.missing, answer.seat: answer.missing}
+        if answer.refused:
+            changes["refused"] = before.refused | {answer.seat}
+        if answer.document is not None:
+            row = groups.rows.get(answer.group)
+            known = statements.setdefault(answer.group, dict(row.statements) if row is not None else {})
+            known[answer.seat] = dict(answer.document)
+            changes["signed"] = {**before.signed, answer.seat: str(answer.document["payload"]["uploads"])}
+        found[answer.group] = after = dataclasses.replace(before, **changes)
+        asked = max((ask.times for ask in rounds[answer.group].asked.values()), default=0)
+        if asked > 1 or answer.missing or answer.refused or answer.document is not None:
+            stored[answer.group] = {
+                "heard": dict(after.heard),
+                "refused": tuple(sorted(after.refused)),
+                "missing": {seat: names for seat, names in after.missing.items() if names},
+                **({"statements": statements[answer.group]} if answer.group in statements else {}),
+            }
+    return found, stored
 
 
-def _ask(node: Node, member: Member, path: str, body: Mapping[str, Any]) -> Mapping[str, Any] | PeerError:
+def _reseal(node: Node, attempt: Attempt, value: GroupRound, row: GroupAttempt, action: Reseal) -> None:
+    """Ask the providers of the set's contributors to seal their seeds to the new seat; the silent are asked again."""
+    if not isinstance(value.proposed, ContributorSet):
+        return
+    owners = sorted({name.partition("#")[0] for name in value.proposed.contributors})
+    statements = [row.statements[name] for name in sorted(row.statements)]
+    body = _where(attempt, value) | _proposal(value)
+    body |= {"group": action.group, "column": action.column, "statements": _counting(statements, value)}
+    body["replaced"] = {str(column): times for column, times in sorted(value.replaced.items())}
+    _each(owners, lambda owner: _call(node, attempt, owner, "reseal", body))
+
+
+def _where(attempt: Attempt, value: GroupRound) -> dict[str, Any]:
+    """Return which group a body is about; a star's has no name."""
+    if attempt.manifest.terms.aggregation != "tree":
+        return {}
+    replaced = {str(column): times for column, times in sorted(value.replaced.items())}
+    return {"group": value.group, **({"replaced": replaced} if replaced else {})}
+
+
+def _proposal(value: GroupRound) -> dict[str, Any]:
+    if value.proposed is None:
+        return {}
+    return {"children" if isinstance(value.proposed, InnerSet) else "uploads": value.proposed.to_json()}
+
+
+def _counting(statements: Sequence[Mapping[str, Any]], value: GroupRound) -> list[dict[str, Any]]:
+    """Return the statements that are on the set as it is now."""
+    if value.proposed is None:
+        return []
+    wanted = digest(signable(value).to_json())
+    return [dict(document) for document in statements if document["payload"]["uploads"] == wanted]
+
+
+def _call(
+    node: Node, attempt: Attempt, participant: str, what: str, body: Mapping[str, Any]
+) -> Mapping[str, Any] | PeerError:
+    member: Member = attempt.members[participant]
     try:
-        return call(node, member, "POST", path, json=body)
+        return call(node, member, "POST", attempt.path(what), json=body)
     except PeerError as error:
         return error
+
+
+def _each(items: Sequence[Any], work: Callable[[Any], T]) -> list[T]:
+    if len(items) <= 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(max_workers=min(_CALLS_AT_ONCE, len(items))) as pool:
+        return list(pool.map(work, items))

@@ -54,10 +54,13 @@ def _round_row(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Membe
         opened_at=now,
         deadline=now + timedelta(seconds=plan.round_seconds),
         expected=tuple(member.participant_id for member in members),
+        replaced=job.replaced,
     )
 
     def work(records: Records) -> Round:
-        records.add(value)
+        # Who sits where is the same in all attempts at a round: nobody signs two sets for one seat.
+        first = records.get(Round, job.job_id, job.round, 1) if job.attempt > 1 else None
+        records.add(value if first is None else dataclasses.replace(value, replaced=first.replaced))
         return records.get(Round, job.job_id, job.round, job.attempt) or value
 
     return node.store.run("round.open", work)
@@ -83,7 +86,7 @@ def _tell(node: Node, job: Job, row: Round, waiting: Sequence[Member]) -> Round:
 
 
 def _opening(node: Node, job: Job, row: Round) -> dict[str, Any]:
-    payload = {
+    payload: dict[str, Any] = {
         "job": row.job_id,
         "manifest": own_manifest(node, job.manifest).digest,
         "round": row.round,
@@ -92,6 +95,8 @@ def _opening(node: Node, job: Job, row: Round) -> dict[str, Any]:
         "model": row.model,
         "deadline": row.deadline.isoformat(),
     }
+    if row.replaced:
+        payload["replaced"] = row.replaced
     return node.signer.sign(OPENING_KIND, payload)
 
 

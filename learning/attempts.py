@@ -12,7 +12,7 @@ from learning.node import Node
 from learning.placing import own_manifest
 from learning.plans import TrainingPlan
 from learning.ports import Records
-from learning.rounds import Notice, Round, RoundEvent, RoundState, move_round
+from learning.rounds import GroupAttempt, Notice, Round, RoundEvent, RoundState, move_round
 from learning.secagg.context import RoundContext
 from learning.secagg.manifest import Manifest
 from learning.timeline import note
@@ -25,7 +25,10 @@ _BACK_AGAIN = timedelta(seconds=15)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt at a round: its row, and the job, plan, members, manifest and context that it belongs to."""
+    """One attempt at a round: its row, and the job, plan, members, manifest and context that it belongs to.
+
+    ``stored`` is the record of one group, where one was asked for.
+    """
 
     job: Job
     plan: TrainingPlan
@@ -33,6 +36,7 @@ class Attempt:
     row: Round
     manifest: Manifest
     context: RoundContext
+    stored: GroupAttempt | None = None
 
     @property
     def key(self) -> str:
@@ -43,20 +47,20 @@ class Attempt:
         """Return the path below ``/learning`` of something about this attempt."""
         return f"/jobs/{self.row.job_id}/rounds/{self.row.round}/attempts/{self.row.attempt}/{what}"
 
-    def seats(self) -> list[Member]:
-        """Return the members that hold a seat, in column order."""
-        group = self.manifest.group
-        return [] if group is None else [self.members[seat.participant] for seat in group.seats]
 
-
-def read_attempt(node: Node, job_id: str, number: int, attempt: int) -> Attempt:
-    """Return an attempt of a job of ours.
+def read_attempt(node: Node, job_id: str, number: int, attempt: int, group: str | None = None) -> Attempt:
+    """Return an attempt of a job of ours, with the record of ``group`` if that is given.
 
     Raises:
         UnknownError: there is no such job or attempt.
     """
     job, plan, members = load(node, job_id)
-    row = node.store.run("round.get", lambda records: records.get(Round, job_id, number, attempt))
+
+    def work(records: Records) -> tuple[Round | None, GroupAttempt | None]:
+        stored = None if group is None else records.get(GroupAttempt, job_id, number, attempt, group)
+        return records.get(Round, job_id, number, attempt), stored
+
+    row, stored = node.store.run("round.get", work)
     if row is None:
         raise UnknownError("no such round")
     manifest = own_manifest(node, job.manifest)
@@ -67,6 +71,7 @@ def read_attempt(node: Node, job_id: str, number: int, attempt: int) -> Attempt:
         row=row,
         manifest=manifest,
         context=manifest.context(round=number, attempt=attempt, model=row.model),
+        stored=stored,
     )
 
 

@@ -19,9 +19,10 @@ from learning.plans import TrainingPlan
 from learning.pledge import rounds_of
 from learning.ports import Records
 from learning.secagg.errors import SecureAggregationError
-from learning.secagg.manifest import Terms, build_manifest
+from learning.secagg.manifest import Terms, Topology, build_manifest
+from learning.shape import tree_shape
 from learning.timeline import note
-from learning.vectors import layout
+from learning.vectors import layout, leaf_floor, most_contributors
 
 _ASK_AGAIN_SECONDS = 0.5
 # How much longer than the time for recruiting a member that was ready may be silent.
@@ -72,8 +73,7 @@ def _hand_out(node: Node, job: Job, member: Member) -> None:
 
 
 def _manifest(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member]) -> dict[str, Any]:
-    wanted = plan.aggregation
-    check = identify(node)
+    wanted, check = plan.aggregation, identify(node)
     organisations = {check((member.approval or {})["payload"]).organisation for member in members}
     terms = Terms(
         job=job.job_id,
@@ -81,15 +81,17 @@ def _manifest(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member
         collector=node.participant_id,
         collector_organisation=node.organisation,
         layout=layout(plan, len(members)),
-        n_min=plan.min_contributors,
-        n_max=len(members),
+        n_min=leaf_floor(plan),
+        n_max=most_contributors(plan, len(members)),
         expires=node.now() + timedelta(seconds=plan.job_seconds),
         round_seconds=math.ceil(plan.round_seconds),
         aggregation=wanted.mode,
         # Two providers alone can only make the (2, 1) group; placement says what that costs.
-        shape=(wanted.seats, wanted.threshold) if len(organisations) >= wanted.seats else None,
+        shape=(wanted.seats, wanted.threshold) if wanted.mode == "tree" or len(organisations) >= wanted.seats else None,
         epoch=job.beacon_epoch,
         rounds=rounds_of(plan),
+        granularity=plan.granularity,
+        topology=_topology(plan, members) if wanted.mode == "tree" else None,
     )
     document, _ = build_manifest(
         terms,
@@ -101,6 +103,25 @@ def _manifest(node: Node, job: Job, plan: TrainingPlan, members: Sequence[Member
     return document
 
 
+def _topology(plan: TrainingPlan, members: Sequence[Member]) -> Topology:
+    """Return the form of the tree that is estimated to be quickest for what the approvals say of sizes."""
+    sections, wanted = layout(plan, len(members)), plan.aggregation
+    bands = [int((member.approval or {})["payload"].get("learners_from", 1)) for member in members]
+    # The middle of a band of one power of ten.
+    learners = sum(3 * band for band in bands)
+    form = tree_shape(
+        n=len(members) if plan.granularity == "provider" else learners,
+        d=sections.d,
+        k=sections.k,
+        shape=(wanted.seats, wanted.threshold),
+        members=len(members),
+        n_min=leaf_floor(plan),
+        granularity=plan.granularity,
+        fan_out=wanted.fan_out,
+    )
+    return Topology(leaves=form.leaves, fan_out=form.fan_out)
+
+
 def _keep_manifest(node: Node, job: Job, document: dict[str, Any]) -> Job:
     def work(records: Records) -> Job:
         current = records.lock(Job, job.job_id)
@@ -110,8 +131,9 @@ def _keep_manifest(node: Node, job: Job, document: dict[str, Any]) -> Job:
             return current
         kept = dataclasses.replace(current, manifest=document)
         records.save(kept)
-        seats = len(document["payload"]["seats"])
-        text = f"manifest signed: {len(document['payload']['members'])} members, {seats} seats"
+        seats, groups = len(document["payload"]["seats"]), len(document["payload"].get("tree", {}).get("groups", ()))
+        form = f"{groups} groups of {seats} seats" if groups else f"{seats} seats"
+        text = f"manifest signed: {len(document['payload']['members'])} members, {form}"
         note(records, job.job_id, node.now(), "placed", text)
         return kept
 

@@ -1,8 +1,6 @@
 """The contributor: asked into a round, it checks everything anew, trains beside the data, and packs one upload."""
 
-import base64
 import dataclasses
-import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -11,20 +9,18 @@ from typing import Any
 from learning.deliver import deliver, fail_step, parse_key, step_key, step_of
 from learning.errors import RefusedError, StepFailedError
 from learning.jobs import Participation, ParticipationState
-from learning.local import StepOutcome, run_round_steps
+from learning.local import run_learners_step, run_round_steps
 from learning.models import initial_weights, parse_model, save_weights
 from learning.node import Later, Node
+from learning.packages import pack_learners, pack_provider, package_blobs
 from learning.placing import manifest_of
 from learning.plans import TrainingPlan
 from learning.ports import GateAnswer, Records
 from learning.provide import part_of, plan_of
 from learning.rounds import OPENING_KIND, RELEASE_DENIED, RoundKind, Step, StepState
 from learning.scrub import scrub
-from learning.secagg.contributor import UploadPackage, prepare_clear, prepare_upload
-from learning.secagg.quantize import RoundingStream
-from learning.vectors import contribution
-from learning.tree import TOP
-from policies.canonical import canonical_json
+from learning.secagg.errors import SecureAggregationError
+from learning.tree import parse_replaced
 from policies.signing import SignatureError, document_digest, verify
 
 _DELIVER_AGAIN_SECONDS = 3.0
@@ -91,16 +87,16 @@ def contribute(node: Node, key: str) -> Later | None:
         return None
     try:
         part, plan, answer = _allowed(node, step)
-        outcome = _train(node, part, plan, step, answer)
+        stored, card, cost = _packed(node, part, plan, step, answer)
     except StepFailedError as error:
         if not error.final:
             raise
         fail_step(node, step, error.code, str(error))
         scrub(node, job_id, before=number)
         return None
-    seconds = outcome.cost.get("wall_seconds", 0.0)
+    seconds = cost.get("wall_seconds", 0.0)
     node.gate.used(part.agreement_id, job_id, number, answer.subjects, seconds=seconds, epsilon=answer.epsilon)
-    _keep(node, step, _package(node, part, plan, step, outcome), outcome)
+    _keep(node, step, stored, card, cost)
     _hand_on(node, key)
     # Nobody waits for us any more.
     scrub(node, job_id, before=number)
@@ -151,22 +147,33 @@ def _hand_on(node: Node, key: str) -> None:
         node.store.run("step.again", lambda records: records.enqueue("learning.deliver", key, answer.due_at))
 
 
-def rounding_seed(node: Node, plan: TrainingPlan, number: int) -> bytes:
-    """Return the 32-byte seed of a round's stochastic rounding: the same plan and round round alike, secure or clear."""
-    return hmac.digest(node.secret, b"orchard/rounding/1\0" + canonical_json([plan.seed, number]), "sha256")
-
-
 def _check_order(steps: Sequence[Step], step: Step) -> None:
     """Refuse a round that is over, and a second model for one that is open."""
     for earlier in steps:
         # One model a round: a second one would single a contributor out by the difference of two answers.
         if earlier.round == step.round and (earlier.model, earlier.kind) != (step.model, step.kind):
             raise RefusedError("second-model", f"round {step.round} was opened before with another model")
+        if not _goes_on(earlier, step):
+            raise RefusedError("wrong-seats", "a replaced seat does not come back, and none changes within a round")
     mine = (step.round, step.attempt)
     if any((earlier.round, earlier.attempt) > mine for earlier in steps) and all(
         (earlier.round, earlier.attempt) != mine for earlier in steps
     ):
         raise RefusedError("round-over", f"round {step.round}, attempt {step.attempt} is over")
+
+
+def _goes_on(earlier: Step, step: Step) -> bool:
+    """Say whether the seats that an opening calls replaced agree with an earlier opening's."""
+    before, after = (one.opening["payload"].get("replaced", {}) for one in (earlier, step))
+    if earlier.round == step.round:
+        return bool(before == after)
+    if earlier.round > step.round:
+        return True
+    return all(
+        after.get(group, {}).get(column, 0) >= times
+        for group, columns in before.items()
+        for column, times in columns.items()
+    )
 
 
 def _check_opening(node: Node, part: Participation, job_id: str, opening: Mapping[str, Any]) -> None:
@@ -180,26 +187,40 @@ def _check_opening(node: Node, part: Participation, job_id: str, opening: Mappin
         raise RefusedError("no-such-round", "the plan has no such round or attempt")
     if int(opening["round"]) == 1 and plan.initial_weights not in (None, opening["model"]):
         raise RefusedError("wrong-model", "round 1 does not begin with the weights that the plan names")
+    tree = manifest_of(node, part.manifest, part).tree
+    try:
+        if (replaced := opening.get("replaced")) is not None and (tree is None or not parse_replaced(replaced, tree)):
+            raise RefusedError("wrong-seats", "the round opening replaces seats that there are not")
+    except SecureAggregationError as error:
+        raise RefusedError(error.code, str(error)) from error
     expected = RoundKind.EVALUATE if int(opening["round"]) == last else RoundKind.TRAIN
     if RoundKind(opening["kind"]) is not expected:
         raise RefusedError("wrong-kind", f"round {opening['round']} of this plan is a {expected} round")
 
 
-def _train(node: Node, part: Participation, plan: TrainingPlan, step: Step, answer: GateAnswer) -> StepOutcome:
+def _packed(
+    node: Node, part: Participation, plan: TrainingPlan, step: Step, answer: GateAnswer
+) -> tuple[dict[str, Any], dict[str, Any], Mapping[str, float]]:
+    """Train, mask and store; return the package, the provider's own card, and what it cost."""
     snapshot = node.snapshots.prepare(part.dataset_id, part.job_id, answer.subjects)
     if snapshot.train_rows == 0:
         raise StepFailedError("no-rows", "the consenting learners have no row to train on")
-    return run_round_steps(
+    weights, own, small = node.blobs.get(step.model), node.participant_id, _small(node, part)
+    if plan.granularity == "learner":
+        each = run_learners_step(node.trainer, plan, step.kind, step.round, own, weights, snapshot, small=small)
+        return pack_learners(node, part, plan, step, each, snapshot.learners), each.card, each.cost
+    outcome = run_round_steps(
         node.trainer,
         plan,
         step.kind,
         step.round,
-        node.participant_id,
-        node.blobs.get(step.model),
+        own,
+        weights,
         snapshot,
         first=partial(_first_weights, node, part.job_id, plan),
-        small=_small(node, part),
+        small=small,
     )
+    return pack_provider(node, part, plan, step, outcome), outcome.card, outcome.cost
 
 
 def _first_weights(node: Node, job_id: str, plan: TrainingPlan) -> bytes:
@@ -221,37 +242,20 @@ def _small(node: Node, part: Participation) -> bool:
     return flags.get(node.participant_id, False) and small >= _CLASS_FLOOR and (large >= _CLASS_FLOOR or not large)
 
 
-def _package(node: Node, part: Participation, plan: TrainingPlan, step: Step, outcome: StepOutcome) -> UploadPackage:
-    placed = manifest_of(node, part.manifest, part)
-    values = contribution(plan, delta=outcome.delta, train_rows=outcome.train_rows, metrics=outcome.metrics)
-    vector = placed.terms.layout.encode(values, RoundingStream(rounding_seed(node, plan, step.round)))
-    context = placed.context(round=step.round, attempt=step.attempt, model=step.model)
-    if placed.group is None:
-        return prepare_clear(vector, context=context, signer=node.signer, contributor=node.participant_id)
-    group = placed.group_of(TOP, round=step.round)
-    return prepare_upload(vector, context=context, group=group, signer=node.signer, contributor=node.participant_id)
-
-
-def _keep(node: Node, step: Step, package: UploadPackage, outcome: StepOutcome) -> None:
+def _keep(node: Node, step: Step, stored: dict[str, Any], card: dict[str, Any], cost: Mapping[str, float]) -> None:
     """Store the package before a byte of it leaves: masks are fresh, and a second package would be a second upload."""
-    stored = {
-        "document": package.document,
-        "boxes": [base64.b64encode(box).decode() for box in package.boxes],
-        "vector": node.blobs.put(bytes(package.vector)),
-    }
     now = node.now()
 
-    def work(records: Records) -> str | None:
+    def work(records: Records) -> bool:
         current = records.lock(Step, step.job_id, step.round, step.attempt)
         if current is None or current.state is not StepState.TRAINING:
             # Another worker was first, and its package is the one.
-            return None if current is None or current.package is None else str(current.package["vector"])
-        kept = dataclasses.replace(
-            current, state=StepState.UPLOADING, package=stored, local=outcome.card, cost=dict(outcome.cost)
-        )
+            return current is not None and current.package == stored
+        kept = dataclasses.replace(current, state=StepState.UPLOADING, package=stored, local=card, cost=dict(cost))
         records.save(kept)
         records.enqueue("learning.deliver", step_key(step), now + timedelta(seconds=_DELIVER_AGAIN_SECONDS))
-        return str(stored["vector"])
+        return True
 
-    if node.store.run("step.keep", work) != stored["vector"]:
-        node.blobs.delete(str(stored["vector"]))
+    if not node.store.run("step.keep", work):
+        for blob in package_blobs(stored):
+            node.blobs.delete(blob)

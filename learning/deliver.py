@@ -2,22 +2,20 @@
 
 import base64
 import dataclasses
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
-from learning import aggregate
-from learning.errors import NotYetError, PeerError, RefusedError, UnknownError
+from learning.errors import PeerError, UnknownError
 from learning.jobs import Participation, ParticipationState
 from learning.members import good_answer
 from learning.node import Later, Node, later
+from learning.packages import Load, loads_of
 from learning.placing import manifest_of
 from learning.ports import Records
 from learning.provide import part_of
 from learning.rounds import Step, StepState
-from learning.secagg.manifest import Manifest
+from learning.spread import change_step, spread
 from learning.timeline import note
 from policies.canonical import canonical_json
 from policies.signing import document_digest
@@ -37,28 +35,45 @@ def deliver(node: Node, key: str) -> Later | None:
     step = step_of(node, *parse_key(key))
     if step is None or step.state is not StepState.UPLOADING or step.package is None:
         return None
-    part, header = part_of(node, step.job_id), step.package["document"]
+    part = part_of(node, step.job_id)
     if part.state is not ParticipationState.ACTIVE:
         fail_step(node, step, "not-taking-part", part.reason or f"this participation is {part.state}")
         return None
     placed = manifest_of(node, part.manifest, part)
-    step, missing = _spread(node, placed, part, step)
-    if missing and not _enough(placed, step, node.now()):
+    if placed.tree is None:
+        step, missing = _to_collector(node, part, step)
+        enough = False
+    else:
+        loads = loads_of(node, placed, step)
+        step, missing = spread(node, step, loads)
+        enough = _enough(step, loads, node.now())
+    if missing and not enough:
         return _wait(node, step, missing)
-    if not _tell(node, part, step, {"uploaded": True, "header_digest": document_digest(header)}):
+    if not _tell(node, part, step, _news(step)):
         return later(node, _RETRY_SECONDS) if node.now() < step.deadline + _NEWS else None
     change_step(node, step, lambda row: dataclasses.replace(row, state=StepState.DONE))
     return None
 
 
-def _spread(node: Node, placed: Manifest, part: Participation, step: Step) -> tuple[Step, list[PeerError]]:
-    """Hand the package to every seat that has not got it; return the step and what went wrong."""
-    targets = [column for column in _targets(placed) if column not in step.delivered]
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        answers = list(pool.map(partial(_hand_over, node, placed, part, step), targets))
-    done = [column for column, error in zip(targets, answers, strict=True) if error is None]
-    step = change_step(node, step, lambda row: dataclasses.replace(row, delivered=_with(row.delivered, done)))
-    return step, [error for error in answers if error is not None]
+def _to_collector(node: Node, part: Participation, step: Step) -> tuple[Step, list[PeerError]]:
+    """Hand the plain contribution of a clear job to its collector."""
+    package = step.package or {}
+    head = base64.urlsafe_b64encode(canonical_json({"document": package["document"], "box": None})).decode()
+    path = f"/jobs/{step.job_id}/rounds/{step.round}/attempts/{step.attempt}/uploads"
+    vector = node.blobs.get(package["vector"])
+    try:
+        reply = node.peers.call(part.consumer, "POST", path, content=vector, headers={"Orchard-Upload": head})
+        good_answer(node, part.consumer, reply)
+    except PeerError as error:
+        return step, [error]
+    return change_step(node, step, lambda row: dataclasses.replace(row, delivered=(0,))), []
+
+
+def _news(step: Step) -> dict[str, Any]:
+    package = step.package or {}
+    if "uploads" in package:
+        return {"uploaded": True, "uploads": package["uploads"]}
+    return {"uploaded": True, "header_digest": document_digest(package["document"])}
 
 
 def _wait(node: Node, step: Step, missing: list[PeerError]) -> Later | None:
@@ -106,27 +121,6 @@ def fail_step(node: Node, step: Step, code: str, reason: str) -> None:
     node.store.run("step.fail", work)
 
 
-def change_step(node: Node, step: Step, change: Callable[[Step], Step]) -> Step:
-    """Change a step that is being delivered as it is stored now; one that has moved on stays as it is.
-
-    Raises:
-        UnknownError: no such step.
-    """
-
-    def work(records: Records) -> Step:
-        row = records.lock(Step, step.job_id, step.round, step.attempt)
-        if row is None:
-            raise UnknownError("no such step")
-        if row.state is not StepState.UPLOADING:
-            return row
-        changed = change(row)
-        if changed != row:
-            records.save(changed)
-        return changed
-
-    return node.store.run("step.change", work)
-
-
 def step_key(step: Step) -> str:
     """Return the work key of a step."""
     return f"{step.job_id}|{step.round}|{step.attempt}"
@@ -143,52 +137,17 @@ def step_of(node: Node, job_id: str, number: int, attempt: int) -> Step | None:
     return node.store.run("step.get", lambda records: records.get(Step, job_id, number, attempt))
 
 
-def _targets(placed: Manifest) -> range:
-    return range(1 if placed.group is None else len(placed.group.seats))
-
-
-def _with(delivered: tuple[int, ...], done: list[int]) -> tuple[int, ...]:
-    return tuple(sorted({*delivered, *done}))
-
-
-def _enough(placed: Manifest, step: Step, now: datetime) -> bool:
+def _enough(step: Step, loads: Sequence[Load], now: datetime) -> bool:
     """Say whether the seats that have the package can go on without the others, and we have waited for those."""
-    if placed.group is None or len(step.delivered) < placed.group.quorum:
-        return False
+    for load in loads:
+        seats = len(load.group.seats)
+        served = [column for column in range(seats) if load.number * seats + column in step.delivered]
+        firsts = {load.group.carriers(load.context, upload.contributor)[0] for upload in load.uploads}
+        if len(served) < load.group.quorum or not {load.number * seats + first for first in firsts} <= set(
+            step.carried
+        ):
+            return False
     return now >= step.opened_at + (step.deadline - step.opened_at) * 2 / 3
-
-
-def _hand_over(node: Node, placed: Manifest, part: Participation, step: Step, column: int) -> PeerError | None:
-    """Give one seat its part of the package; return what went wrong, if anything."""
-    package = step.package or {}
-    if placed.group is None:
-        target, box, carries = part.consumer, None, True
-    else:
-        target, box = placed.group.seats[column].participant, package["boxes"][column]
-        context = placed.context(round=step.round, attempt=step.attempt, model=step.model)
-        carries = column in placed.group.carriers(context, node.participant_id)
-    vector = node.blobs.get(package["vector"]) if carries else b""
-    envelope = {"document": package["document"], "box": box}
-    if target == node.participant_id:
-        return _keep_own(node, step, envelope, vector)
-    head = base64.urlsafe_b64encode(canonical_json(envelope)).decode()
-    path = f"/jobs/{step.job_id}/rounds/{step.round}/attempts/{step.attempt}/uploads"
-    try:
-        reply = node.peers.call(target, "POST", path, content=vector, headers={"Orchard-Upload": head})
-        good_answer(node, target, reply)
-    except PeerError as error:
-        return error
-    return None
-
-
-def _keep_own(node: Node, step: Step, envelope: Mapping[str, Any], vector: bytes) -> PeerError | None:
-    try:
-        aggregate.receive_upload(node, step.job_id, step.round, step.attempt, envelope, vector)
-    except (NotYetError, UnknownError) as error:
-        return PeerError(f"our own seat: {error}", code=error.code)
-    except RefusedError as error:
-        return PeerError(f"our own seat: {error}", code=error.code, final=True)
-    return None
 
 
 def _tell(node: Node, part: Participation, step: Step, body: Mapping[str, Any]) -> bool:

@@ -41,11 +41,12 @@ class PeerError(LearningError):
 
     code = "peer-failed"
 
-    def __init__(self, message: str, *, code: str = "peer-failed", final: bool = False) -> None:
-        """Describe the failure; ``final`` says that asking again cannot help."""
+    def __init__(self, message: str, *, code: str = "peer-failed", final: bool = False, answered: bool = False) -> None:
+        """Describe the failure; ``final`` says that asking again cannot help, ``answered`` that the peer spoke."""
         super().__init__(message)
         self.code = code
         self.final = final
+        self.answered = answered
 
 
 class StepFailedError(LearningError):

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from learning.agree import chase_seats, shares_of
+from learning.agree import GivenUp, Summed, Waiting, drive
 from learning.announce import open_round
 from learning.attempts import Attempt, abort, parse_round_key, read_attempt
 from learning.ending import fail_job
+from learning.groups import seconds, setting_of, tree_of
 from learning.jobs import Job, JobEvent, JobLine, JobState, move_job
 from learning.members import load
 from learning.metrics import summarise
@@ -25,14 +26,29 @@ from learning.plans import TrainingPlan
 from learning.ports import Records
 from learning.release import ask_who_left
 from learning.report import REPORT_KIND, report_payload
-from learning.rounds import RELEASE_DENIED, ClearUpload, Notice, Round, RoundEvent, RoundKind, RoundState, move_round
+from learning.rounds import (
+    RELEASE_DENIED,
+    ClearUpload,
+    GroupAttempt,
+    Notice,
+    Round,
+    RoundEvent,
+    RoundKind,
+    RoundState,
+    move_round,
+)
 from learning.scrub import scrub_sums
 from learning.secagg.collector import add_clear, add_shares
+from learning.secagg.conduct import contributors_in, inner_shares, next_replaced
+from learning.secagg.conduct_state import GroupFacts
 from learning.secagg.errors import SecureAggregationError, ShareError
+from learning.secagg.inner import InnerSet, add_inner_shares
 from learning.secagg.packing import RingVector
 from learning.secagg.sets import ContributorSet
+from learning.secagg.shares import ShareHeader
 from learning.strategies import apply, initial_state, parse_strategy
 from learning.timeline import note
+from learning.tree import TOP, replaced_json
 from learning.vectors import mean_update, metric_sums
 from policies.canonical import canonical_json
 
@@ -45,25 +61,24 @@ _ASK_AGAIN_SECONDS = 1.0
 def finish_round(node: Node, key: str) -> Later | None:
     """Task (queue ``aggregate``): add the shares, decode the sum, apply the server optimiser, open the next round."""
     attempt = read_attempt(node, *parse_round_key(key))
-    if attempt.row.state is not RoundState.RELEASING or attempt.job.state is not JobState.RUNNING:
+    row = attempt.row
+    if row.state not in (RoundState.AGREEING, RoundState.RELEASING) or attempt.job.state is not JobState.RUNNING:
         return None
-    proposed = ContributorSet.from_json(attempt.row.proposed)
-    try:
-        total = _total(node, attempt, proposed)
-    except ShareError:
-        answer = chase_seats(node, attempt)
-        if isinstance(answer, Later):
-            return answer
-        abort(node, attempt, answer)
+    outcome = drive(node, attempt) if attempt.manifest.tree is not None else None
+    if isinstance(outcome, Waiting):
+        return outcome.again
+    if isinstance(outcome, GivenUp):
+        abort(node, attempt, outcome.reason)
         return None
     try:
-        sums = attempt.manifest.terms.layout.decode(total, len(proposed.contributors))
+        total, count = _clear_sum(node, attempt) if outcome is None else _sum(node, outcome)
+        sums = attempt.manifest.terms.layout.decode(total, count)
     except SecureAggregationError as error:
         abort(node, attempt, f"the sum cannot be right: {error}")
         return None
-    weights, state = _next_model(node, attempt.job, attempt.plan, attempt.row, sums)
-    _close(node, attempt, sums, weights=weights, state=state)
-    scrub_sums(node, attempt.job.job_id, before=attempt.row.round + 1)
+    weights, state = _next_model(node, attempt.job, attempt.plan, row, sums)
+    _close(node, attempt, outcome, sums, weights=weights, state=state)
+    scrub_sums(node, attempt.job.job_id, before=row.round + 1)
     _open_next(node, attempt.job.job_id)
     return None
 
@@ -123,12 +138,28 @@ def give_up(node: Node, key: str, error: str) -> None:
     fail_job(node, key.rsplit("|", 2)[0] if key.count("|") >= 2 else key, f"our own step failed: {error}")  # noqa: PLR2004
 
 
-def _total(node: Node, attempt: Attempt, proposed: ContributorSet) -> RingVector:
-    row, manifest = attempt.row, attempt.manifest
-    if manifest.group is None:
-        return add_clear(_clear_vectors(node, row, proposed), context=attempt.context, n_min=manifest.terms.n_min)
-    shares = shares_of(node, attempt)
-    return add_shares(shares, proposed, lost=frozenset(row.lost), context=attempt.context, group=manifest.group)
+def _sum(node: Node, summed: Summed) -> tuple[RingVector, int]:
+    """Return the exact sum of the top's shares, and how many contributions it is of."""
+    groups, setting = summed.groups, setting_of(summed.attempt, signing=False)
+    value = groups.rounds[TOP]
+    group, context = setting.group(TOP, value.replaced), setting.context(TOP)
+    count = len(contributors_in(groups.rounds))
+    loads = {name: partial(node.blobs.get, share.vector or "") for name, share in groups.stored.items()}
+    headers = groups.shares.get(TOP, ())
+    if isinstance(value.proposed, InnerSet):
+        facts = GroupFacts(shares=headers)
+        inner = inner_shares(value, facts, group).values()
+        total = add_inner_shares([(one, loads[one.digest]) for one in inner], context=context, group=group)
+        return total, count
+    leaf = [(header, loads[header.digest]) for header in headers if isinstance(header, ShareHeader)]
+    proposed = value.proposed or ContributorSet.of({})
+    return add_shares(leaf, proposed, lost=value.lost, context=context, group=group), count
+
+
+def _clear_sum(node: Node, attempt: Attempt) -> tuple[RingVector, int]:
+    proposed = ContributorSet.from_json(attempt.row.proposed)
+    vectors = _clear_vectors(node, attempt.row, proposed)
+    return add_clear(vectors, context=attempt.context, n_min=attempt.manifest.terms.n_min), len(vectors)
 
 
 def _clear_vectors(node: Node, row: Round, proposed: ContributorSet) -> dict[str, Callable[[], bytes]]:
@@ -164,7 +195,13 @@ def _next_model(
 
 
 def _close(
-    node: Node, attempt: Attempt, sums: Mapping[str, NDArray[np.float64]], *, weights: str, state: str | None
+    node: Node,
+    attempt: Attempt,
+    summed: Summed | None,
+    sums: Mapping[str, NDArray[np.float64]],
+    *,
+    weights: str,
+    state: str | None,
 ) -> None:
     now, value = node.now(), attempt.row
     metrics = {split: _shown(summarise(found)) for split, found in metric_sums(attempt.plan, sums).items()}
@@ -181,14 +218,19 @@ def _close(
         if row is None or current is None or row.state is not RoundState.RELEASING:
             return
         timing = row.timing | {"summed": (now - row.opened_at).total_seconds()}
-        done = move_round(row, RoundEvent.SUMMED)
-        records.save(dataclasses.replace(done, metrics=metrics, timing=timing, sizes=sizes))
-        note(records, value.job_id, now, f"round-{value.round}", _sentence(value, metrics, len(value.proposed or ())))
+        done = dataclasses.replace(move_round(row, RoundEvent.SUMMED), metrics=metrics, timing=timing, sizes=sizes)
+        records.save(done if summed is None else dataclasses.replace(done, **_in_the_sum(summed)))
+        for old in records.select(GroupAttempt, value.job_id, value.round, value.attempt):
+            records.delete(old)
+        note(records, value.job_id, now, f"round-{value.round}", _sentence(value, metrics, value.counted))
         if current.state is not JobState.RUNNING:
             return
         moved = dataclasses.replace(
             current, weights=weights, optimiser_state=state, round=value.round + 1, attempt=1, updated_at=now
         )
+        if summed is not None and attempt.manifest.terms.aggregation == "tree":
+            replaced = next_replaced(tree_of(attempt), summed.groups.rounds)
+            moved = dataclasses.replace(moved, replaced=replaced_json(replaced))
         records.save(move_job(moved, JobEvent.ROUNDS_DONE, now) if last else moved)
         if last:
             records.enqueue("learning.report", value.job_id, now)
@@ -197,6 +239,43 @@ def _close(
             records.enqueue("learning.open_round", value.job_id, now + _TAKEN_OVER)
 
     node.store.run("round.finish", work)
+
+
+def _in_the_sum(summed: Summed) -> dict[str, Any]:
+    """Return what the round keeps of its groups: who is in the sum, and what became of every seat."""
+    attempt, rounds = summed.attempt, summed.groups.rounds
+    inside = contributors_in(rounds)
+    owners = {name.partition("#")[0] for name in inside}
+    tree = tree_of(attempt)
+    return {
+        "proposed": [pair for pair in attempt.row.proposed or [] if pair[0] in owners],
+        "counted": len(inside),
+        "groups": []
+        if attempt.manifest.terms.aggregation != "tree"
+        else [_group_facts(attempt, summed, name, inside=name in summed.leaves) for name in tree.names],
+    }
+
+
+def _group_facts(attempt: Attempt, summed: Summed, name: str, *, inside: bool) -> dict[str, Any]:
+    value, tree = summed.groups.rounds[name], tree_of(attempt)
+    shares = [summed.groups.stored[header.digest] for header in summed.groups.shares.get(name, ())]
+    proposed = value.proposed
+    members = proposed.contributors if isinstance(proposed, ContributorSet) else ()
+    return {
+        "group": name,
+        "state": value.state.value,
+        "inside": inside or not tree.is_leaf(name),
+        "reason": value.reason,
+        "seats": list(tree.seats(name, value.replaced)),
+        "lost": sorted(value.lost),
+        "replaced": {str(column): times for column, times in sorted(value.replaced.items())},
+        "in_this_round": sorted(value.blank),
+        "contributors": len(members),
+        "providers": sorted({member.partition("#")[0] for member in members}),
+        "shares": len(shares),
+        "bytes": len(shares) * attempt.context.vector_bytes,
+        "seconds": max((seconds(attempt.row, share.at) for share in shares), default=None),
+    }
 
 
 def _shown(summary: dict[str, Any]) -> dict[str, Any]:

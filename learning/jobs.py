@@ -107,6 +107,7 @@ class Job:
     manifest: dict[str, Any] | None = None
     report: str | None = None
     beacon_epoch: int = 0
+    replaced: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

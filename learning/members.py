@@ -93,7 +93,7 @@ def good_answer(node: Node, participant_id: str, reply: Reply) -> Mapping[str, A
         return reply.body
     code = str(reply.body.get("code", f"http-{reply.status}"))
     detail = str(reply.body.get("detail", "no reason given"))
-    raise PeerError(f"{node.peers.name(participant_id)}: {detail}", code=code, final=not may_pass(reply))
+    raise PeerError(f"{node.peers.name(participant_id)}: {detail}", code=code, final=not may_pass(reply), answered=True)
 
 
 def may_pass(reply: Reply) -> bool:

@@ -21,6 +21,8 @@ from learning.secagg.manifest import APPROVAL_KIND
 from policies.canonical import digest
 from policies.signing import encode
 
+_BANDS = (10, 100, 1_000, 10_000, 100_000)
+
 
 def fresh_nonce() -> str:
     """Return a nonce for the beacon, base64url."""
@@ -40,6 +42,7 @@ def rounds_of(plan: TrainingPlan) -> int:
 def sign_approval(node: Node, part: Participation, plan: TrainingPlan) -> dict[str, Any]:
     """Return the signed approval of our part in a job, with the commitment of its beacon epoch."""
     facts = node.snapshots.facts(part.dataset_id)
+    band = {} if plan.granularity == "provider" else {"learners_from": _learners_from(node, part, plan)}
     chain = SealingChain.from_text(part.sealing_key)
     payload = {
         "job": part.job_id,
@@ -52,8 +55,15 @@ def sign_approval(node: Node, part: Participation, plan: TrainingPlan) -> dict[s
             job=part.job_id, epoch=part.beacon_epoch, participant=node.participant_id, reveal=part.beacon_reveal
         ),
         "small": bool(facts.get("train_rows", 0) < plan.evaluation.small_rows),
+        **band,
     }
     return node.signer.sign(APPROVAL_KIND, payload)
+
+
+def _learners_from(node: Node, part: Participation, plan: TrainingPlan) -> int:
+    """Return the power of ten that our consenting learners are at least; the tree's form needs to know no better."""
+    met = [floor for floor in _BANDS if node.gate.floor_met(part.agreement_id, floor, plan.purpose)]
+    return max(met, default=1)
 
 
 def commit_afresh(node: Node, plan: TrainingPlan, part: Participation, body: Mapping[str, Any]) -> Participation:

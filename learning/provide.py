@@ -24,7 +24,7 @@ from learning.secagg.errors import SecureAggregationError
 from learning.secagg.keys import new_sealing_chain
 from learning.secagg.manifest import Manifest
 from learning.timeline import note
-from learning.vectors import layout
+from learning.vectors import layout, leaf_floor, most_contributors
 from policies.signing import SignatureError, document_digest, verify
 
 _CONSENT_SECONDS = 5.0
@@ -281,9 +281,12 @@ def _check_manifest(node: Node, part: Participation, document: Mapping[str, Any]
     terms = checked.terms
     if (terms.job, terms.plan) != (part.job_id, part.plan_digest):
         raise RefusedError("wrong-manifest", "the manifest is for another job or plan")
-    if terms.layout != layout(plan, len(checked.members)) or terms.n_max != len(checked.members):
+    members = len(checked.members)
+    if terms.layout != layout(plan, members) or terms.n_max != most_contributors(plan, members):
         raise RefusedError("wrong-layout", "the manifest's vector is not the one that the plan gives")
-    if terms.n_min < plan.min_contributors or terms.aggregation != plan.aggregation.mode:
+    asked = plan.aggregation
+    weaker = terms.n_min < leaf_floor(plan) or terms.aggregation != asked.mode or terms.granularity != plan.granularity
+    if weaker or (asked.mode == "tree" and terms.shape != (asked.seats, asked.threshold)):
         raise RefusedError("wrong-terms", "the manifest lowers the floor or the protection that the plan promised")
     approvals = [member["approval"]["payload"] for member in document["payload"]["members"]]
     check_commitments(part, terms.epoch, {str(payload["participant"]): payload for payload in approvals})

@@ -57,8 +57,11 @@ ROUND_TABLE: dict[tuple[RoundState, RoundEvent], RoundState] = {
 class Round:
     """One attempt at one round, at the collector.
 
-    ``expected`` are the contributors it is announced to; ``lost`` the seats whose work others have taken over;
-    ``chased`` how often missing shares were asked for; ``extended`` says that its deadline was moved once.
+    ``expected`` are the providers it is announced to; ``proposed`` those of them that are in the sum, each with the
+    digest of what it uploaded; ``counted`` how many contributions those are; ``replaced`` the seats that were replaced
+    in the job before the round opened, by group and column; ``groups`` what became of each group, once the sum is
+    opened; ``lost`` the seats of a star whose work others have taken over; ``extended`` says that the deadline was
+    moved once.
     """
 
     job_id: str
@@ -72,19 +75,43 @@ class Round:
     expected: tuple[str, ...]
     announced: tuple[str, ...] = ()
     proposed: list[list[str]] | None = None
-    statements: tuple[dict[str, Any], ...] = ()
+    counted: int = 0
+    replaced: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    groups: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     lost: tuple[int, ...] = ()
     metrics: dict[str, Any] | None = None
     timing: dict[str, float] = dataclasses.field(default_factory=dict)
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     reason: str | None = None
-    chased: int = 0
     extended: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupAttempt:
+    """One group of the execution tree in one attempt, at the collector: its state, and what its seats have said.
+
+    Times are seconds since the attempt was opened. ``value`` is a `learning.secagg.conduct_state.GroupRound` as JSON;
+    ``statements`` are the seats' signatures on ``value``'s set; ``heard`` says when a seat last answered anything.
+    """
+
+    job_id: str
+    round: int
+    attempt: int
+    group: str
+    state: str
+    value: dict[str, Any]
+    statements: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+    heard: dict[str, float] = dataclasses.field(default_factory=dict)
+    missing: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Notice:
-    """What a contributor told the collector about its step: uploaded, or failed and why. Never data."""
+    """What a provider told the collector about its step: uploaded, or failed and why. Never data.
+
+    ``uploads`` names what each of its contributors uploaded to which leaf group, where they are more than one.
+    """
 
     job_id: str
     round: int
@@ -94,6 +121,7 @@ class Notice:
     header_digest: str | None = None
     code: str | None = None
     reason: str | None = None
+    uploads: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
 
 
 class StepState(enum.StrEnum):
@@ -107,7 +135,11 @@ class StepState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """A contributor's own work in one round attempt, at the provider. ``local`` is the provider's own card."""
+    """A provider's own work in one round attempt. ``local`` is its own card.
+
+    ``package`` says what is uploaded; ``delivered`` and ``carried`` are slots (see `learning.deliver`) of seats that
+    have their headers and boxes, and of first carriers whose vectors have been taken by somebody.
+    """
 
     job_id: str
     round: int
@@ -120,6 +152,7 @@ class Step:
     deadline: datetime
     package: dict[str, Any] | None = dataclasses.field(default=None, repr=False)
     delivered: tuple[int, ...] = ()
+    carried: tuple[int, ...] = ()
     code: str | None = None
     reason: str | None = None
     local: dict[str, Any] | None = None
@@ -137,20 +170,29 @@ class SeatState(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeatRound:
-    """What one seat has signed and released in one round attempt: one set, one release, ever."""
+    """What one seat has signed and released in one round attempt: one set, one release, ever.
+
+    ``shares`` are kept until the round is over, for a parent's seat that is replaced: header and blob of each.
+    """
 
     job_id: str
     round: int
     attempt: int
+    group: str
     state: SeatState
     set_document: dict[str, Any] | None = None
     release_order: dict[str, Any] | None = None
     released: tuple[int, ...] | None = None
+    released_blank: tuple[int, ...] = ()
+    shares: tuple[dict[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeatUpload:
-    """What one seat holds of one contributor in one round attempt: the header, its sealed box, maybe the vector."""
+    """What one seat holds of one contributor in one round attempt: the header, its sealed box, maybe the vector.
+
+    A copy may have its vector before its box (None). ``resealed`` is the digest of a box sealed to a replacing seat.
+    """
 
     job_id: str
     round: int
@@ -158,8 +200,40 @@ class SeatUpload:
     participant_id: str
     header_digest: str
     header: dict[str, Any]
-    box: str = dataclasses.field(repr=False)
+    box: str | None = dataclasses.field(default=None, repr=False)
     vector: str | None = None
+    resealed: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeatParcel:
+    """What one seat holds of many contributors of one provider: a parcel as it came, in one blob.
+
+    ``accepted`` lists [contributor, header digest, whether its box came, whether its vector did].
+    """
+
+    job_id: str
+    round: int
+    attempt: int
+    group: str
+    participant_id: str
+    blob: str
+    accepted: list[tuple[str, str, bool, bool]]
+    resealed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChildShare:
+    """A share that a seat of a child group handed up to our seat in its parent; ``group`` is the child."""
+
+    job_id: str
+    round: int
+    attempt: int
+    group: str
+    digest: str
+    seat: str
+    document: dict[str, Any]
+    vector: str
 
 
 class IllegalRoundMoveError(Exception):
@@ -218,15 +292,20 @@ def _failed(value: Round, notices: Mapping[str, Notice]) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeatShare:
-    """A share that one seat released to the collector in one round attempt; ``number`` counts its shares."""
+    """A share that one seat released in one round attempt, by the digest of its signed header.
+
+    Shares of the top group come with their bytes (``vector``); of the others the collector sees the header only.
+    """
 
     job_id: str
     round: int
     attempt: int
-    seat: int
-    number: int
+    group: str
+    digest: str
+    seat: str
     document: dict[str, Any]
-    vector: str
+    at: datetime
+    vector: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ import dataclasses
 
 from learning.jobs import Participation, ParticipationState
 from learning.node import Node
+from learning.packages import package_blobs
 from learning.ports import Records
-from learning.rounds import ClearUpload, SeatShare, SeatUpload, Step
+from learning.rounds import ChildShare, ClearUpload, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
 from learning.secagg.keys import SealingChain, epoch_of
 
 _EVERY_ROUND = 2**31
@@ -24,17 +25,24 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
         if part is not None and part.sealing_key and before < _EVERY_ROUND:
             _step_keys(records, part, before)
         uploads = [upload for upload in records.select(SeatUpload, job_id) if upload.round < before]
+        many = [parcel for parcel in records.select(SeatParcel, job_id) if parcel.round < before]
+        below = [share for share in records.select(ChildShare, job_id) if share.round < before]
+        seats = [row for row in records.select(SeatRound, job_id) if row.round < before and row.shares]
         of_job = records.select(Step, job_id)
         steps = [step for step in of_job if step.round < before and step.package is not None]
-        for upload in uploads:
-            records.delete(upload)
+        for old_row in (*uploads, *many, *below):
+            records.delete(old_row)
+        for row in seats:
+            records.save(dataclasses.replace(row, shares=()))
         for step in steps:
             records.save(dataclasses.replace(step, package=None))
         first = 1 if before < _EVERY_ROUND else 0
         kept = {step.model for step in of_job if step.round >= before or step.round == first}
         old = {step.model for step in of_job} - kept
-        vectors = {upload.vector for upload in uploads if upload.vector}
-        gone = vectors | {step.package["vector"] for step in steps if step.package} | old
+        gone = old | {upload.vector for upload in uploads if upload.vector} | {parcel.blob for parcel in many}
+        gone |= {share.vector for share in below} | {share["vector"] for row in seats for share in row.shares}
+        for step in steps:
+            gone |= package_blobs(step.package or {})
         return gone - _used_elsewhere(records, job_id)
 
     for blob in node.store.run("scrub", work):
@@ -61,7 +69,8 @@ def scrub_sums(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
         old = [row for row in rows if row.round < before]
         for row in old:
             records.delete(row)
-        return {row.vector for row in old} - {row.vector for row in rows if row.round >= before}
+        kept = {row.vector for row in rows if row.round >= before}
+        return {row.vector for row in old if row.vector is not None and row.vector not in kept}
 
     for blob in node.store.run("scrub.sums", work):
         node.blobs.delete(blob)
@@ -75,4 +84,5 @@ def _used_elsewhere(records: Records, job_id: str) -> set[str]:
         if part.job_id != job_id and part.state is ParticipationState.ACTIVE
     ]
     steps = [step for other in others for step in records.select(Step, other)]
-    return {step.model for step in steps} | {step.package["vector"] for step in steps if step.package}
+    packages = [package_blobs(step.package) for step in steps if step.package]
+    return {step.model for step in steps}.union(*packages)

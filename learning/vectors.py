@@ -19,6 +19,8 @@ from learning.secagg.layout import Section, VectorLayout, best_scale
 FloatArray = NDArray[np.float64]
 # A section's largest code (learning.secagg.layout): beyond it a float64 no longer holds every whole number.
 _LARGEST_CODE = 1 << 52
+# The sum of one contribution is that contribution.
+_FEWEST = 2
 # What one contribution to a sum of real numbers may need: an AUC, or the loss of a few hundred rows at the least.
 _LARGEST_SUM = {"auc_sum": 1, "small_auc_sum": 1, "loss_sum": 4095, "brier_sum": 4095}
 
@@ -32,6 +34,16 @@ def splits(plan: TrainingPlan) -> tuple[str, ...]:
 def most_contributors(plan: TrainingPlan, members: int) -> int:
     """Return how many contributions the ring must have room for: the members, or the plan's bound on learners."""
     return members if plan.granularity == "provider" else plan.max_learners
+
+
+def leaf_floor(plan: TrainingPlan) -> int:
+    """Return the fewest contributions that any group sums: the plan's own floor in a star, a leaf group's in a tree.
+
+    No leaf's sum is ever opened; still nobody should be alone in one, and learners are never fewer than a cohort.
+    """
+    if plan.aggregation.mode != "tree":
+        return plan.min_contributors
+    return _FEWEST if plan.granularity == "provider" else max(_FEWEST, plan.cohort_floor)
 
 
 def layout(plan: TrainingPlan, members: int) -> VectorLayout:

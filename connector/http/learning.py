@@ -16,7 +16,7 @@ from connector.http.access import Peer
 from connector.http.problems import ProblemError, problem_response
 from connector.identity.membership import PeerIdentity
 from connector.identity.transfers import TransferGrant, TransferTokens
-from learning import aggregate, collect, contribute, pledge, provide, release
+from learning import aggregate, collect, contribute, handing, pledge, provide, release, uploads
 from learning.errors import (
     ConflictError,
     LearningError,
@@ -29,7 +29,9 @@ from learning.jobs import Job, Participation, ReceivedPlan
 from learning.node import MemberFacts, Node
 
 TRANSFER_HEADER = "Orchard-Transfer"
+_ATTEMPT = "/jobs/{job_id}/rounds/{number}/attempts/{attempt}"
 _LONGEST_HEADER = 48 * 1024
+_LONGEST_PART = 20
 _STATUS: dict[type[LearningError], int] = {
     UnknownError: 404,
     ConflictError: 409,
@@ -69,6 +71,7 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
     _job_routes(router, node, allowed)
     _round_routes(router, node, allowed)
     _seat_routes(router, node, allowed)
+    _column_routes(router, node)
     _collector_routes(router, node)
     return router
 
@@ -166,57 +169,156 @@ def _round_routes(router: APIRouter, node: Node, allowed: Any) -> None:
         step = contribute.open_round(node, found.consumer, peer.public_key, job_id, document, weights)
         return {"state": step.state}
 
-    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/uploads", status_code=202)
+    @router.post(_ATTEMPT + "/uploads", status_code=202)
     def upload(
-        peer: Peer, job_id: str, number: int, attempt: int, vector: Raw, orchard_upload: Annotated[str, Header()]
-    ) -> dict[str, str]:
-        """Give a seat (or, in clear mode, the collector) a contribution: header and box in ``Orchard-Upload``."""
+        peer: Peer,
+        job_id: str,
+        number: int,
+        attempt: int,
+        vector: Raw,
+        orchard_upload: Annotated[str | None, Header()] = None,
+        orchard_group: Annotated[str | None, Header()] = None,
+    ) -> dict[str, Any]:
+        """Give a seat (or, in clear mode, the collector) a contribution: header and box in ``Orchard-Upload``.
+
+        A provider that hosts many contributors sends those of the leaf group ``Orchard-Group`` in one body
+        (``application/vnd.orchard.uploads``). ``copied`` names the seats that the receiver has handed copies to.
+        """
+        if orchard_upload is None:
+            return _parcel(node, peer, job_id, number, attempt, orchard_group, vector)
         envelope = _header(orchard_upload)
         if node.store.run("job.known", lambda records: records.get(Job, job_id)) is not None:
             collect.receive_clear(node, peer.participant_id, job_id, number, attempt, envelope, vector)
-        else:
-            aggregate.receive_upload(node, job_id, number, attempt, envelope, vector)
+            return {"state": "ACCEPTED"}
+        copied = uploads.receive_upload(node, job_id, number, attempt, envelope, vector)
+        return {"state": "ACCEPTED", "copied": copied}
+
+    @router.post(_ATTEMPT + "/reseal", status_code=202)
+    def reseal(
+        found: Annotated[TransferGrant, allowed], job_id: str, number: int, attempt: int, body: JsonBody
+    ) -> dict[str, str]:
+        """Ask a contributor to seal its seeds to the seat that replaced another; its vector does not travel again."""
+        handing.reseal_to(node, found.consumer, job_id, number, attempt, body)
         return {"state": "ACCEPTED"}
+
+
+def _parcel(
+    node: Node, peer: PeerIdentity, job_id: str, number: int, attempt: int, group: str | None, body: bytes
+) -> dict[str, Any]:
+    if group is None:
+        raise RefusedError("bad-upload", "an upload is described in Orchard-Upload, many of them by Orchard-Group")
+    copied, refused = uploads.receive_parcel(node, peer.participant_id, job_id, number, attempt, group, body)
+    return {"state": "ACCEPTED", "copied": copied, "refused": refused}
 
 
 def _seat_routes(router: APIRouter, node: Node, allowed: Any) -> None:
     """Routes of a seat for its collector."""
 
-    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/set")
+    @router.post(_ATTEMPT + "/set")
     def sign_set(
         found: Annotated[TransferGrant, allowed], job_id: str, number: int, attempt: int, body: JsonBody
     ) -> dict[str, Any]:
-        """Ask a seat to sign the contributor set; it signs one set of contributors a round, ever."""
+        """Ask a seat to sign its group's set; it signs one set of contributors a round, ever.
+
+        An inner group's seat that lacks a listed share of a child answers with ``missing`` instead.
+        """
         return aggregate.sign(node, found.consumer, job_id, number, attempt, body)
 
-    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/release", status_code=202)
+    @router.post(_ATTEMPT + "/release", status_code=202)
     def release(
         found: Annotated[TransferGrant, allowed], job_id: str, number: int, attempt: int, body: JsonBody
+    ) -> dict[str, Any]:
+        """Order a seat to release its share, showing a quorum of signatures on the set, and where the share goes."""
+        return aggregate.order_release(node, found.consumer, job_id, number, attempt, body)
+
+    @router.post(_ATTEMPT + "/resend", status_code=202)
+    def resend(
+        found: Annotated[TransferGrant, allowed], job_id: str, number: int, attempt: int, body: JsonBody
     ) -> dict[str, str]:
-        """Order a seat to release its share, showing a quorum of signatures on the set."""
-        aggregate.order_release(node, found.consumer, job_id, number, attempt, body)
+        """Order a seat to hand the shares that it keeps to another seat above it: the one before is gone."""
+        aggregate.resend(node, found.consumer, job_id, number, attempt, body)
         return {"state": "ACCEPTED"}
+
+
+def _column_routes(router: APIRouter, node: Node) -> None:
+    """Routes between seats of one column, and from providers to a seat that replaced another."""
+
+    @router.post(_ATTEMPT + "/groups/{group}/shares", status_code=202)
+    def child_share(
+        _peer: Peer,
+        job_id: str,
+        number: int,
+        attempt: int,
+        group: str,
+        vector: Raw,
+        orchard_share: Annotated[str, Header()],
+    ) -> dict[str, str]:
+        """Hand a group's share up to the seat above: signed header in ``Orchard-Share``, the packed vector as body."""
+        handing.receive_child_share(node, job_id, number, attempt, group, _share_document(orchard_share), vector)
+        return {"state": "ACCEPTED"}
+
+    @router.post(_ATTEMPT + "/reseals", status_code=202)
+    def reseals(
+        _peer: Peer,
+        job_id: str,
+        number: int,
+        attempt: int,
+        body: Raw,
+        orchard_group: Annotated[str, Header()],
+        orchard_replaced: Annotated[str, Header()],
+    ) -> dict[str, Any]:
+        """Hand seeds, sealed again, to a seat that replaced another (``application/vnd.orchard.uploads``).
+
+        ``Orchard-Replaced`` says how often which column of the group has been replaced: ``2=1,4=2``.
+        """
+        replaced = _replaced(orchard_replaced)
+        refused = handing.receive_reseals(node, job_id, number, attempt, orchard_group, replaced, body)
+        return {"state": "ACCEPTED", "refused": refused}
 
 
 def _collector_routes(router: APIRouter, node: Node) -> None:
     """Routes of a collector for the members of its jobs."""
 
-    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/notices", status_code=202)
+    @router.post(_ATTEMPT + "/notices", status_code=202)
     def notice(peer: Peer, job_id: str, number: int, attempt: int, body: JsonBody) -> dict[str, str]:
         """Tell the collector that this contributor has uploaded, or why it cannot."""
         collect.receive_notice(node, peer.participant_id, job_id, number, attempt, body)
         return {"state": "ACCEPTED"}
 
-    @router.post("/jobs/{job_id}/rounds/{number}/attempts/{attempt}/shares", status_code=202)
+    @router.post(_ATTEMPT + "/shares", status_code=202)
     def share(
         peer: Peer, job_id: str, number: int, attempt: int, vector: Raw, orchard_share: Annotated[str, Header()]
     ) -> dict[str, str]:
         """Give the collector a seat's share: signed header in ``Orchard-Share``, the packed vector as body."""
-        document = _header(orchard_share).get("document")
-        if not isinstance(document, Mapping):
-            raise RefusedError("bad-share", "the share has no header document")
+        document = _share_document(orchard_share)
         collect.receive_share(node, peer.participant_id, job_id, number, attempt, document, vector)
         return {"state": "ACCEPTED"}
+
+    @router.post(_ATTEMPT + "/groups/{group}/receipts", status_code=202)
+    def receipt(peer: Peer, job_id: str, number: int, attempt: int, group: str, body: JsonBody) -> dict[str, str]:
+        """Tell the collector that a share was handed up: its signed header, never the share."""
+        document = body.get("document")
+        if not isinstance(document, Mapping):
+            raise RefusedError("bad-share", "the receipt has no header document")
+        collect.receive_receipt(node, peer.participant_id, job_id, number, attempt, group, document)
+        return {"state": "ACCEPTED"}
+
+
+def _share_document(text: str) -> Mapping[str, Any]:
+    document = _header(text).get("document")
+    if not isinstance(document, Mapping):
+        raise RefusedError("bad-share", "the share has no header document")
+    return document
+
+
+def _replaced(text: str) -> dict[str, int]:
+    found = {}
+    for part in text.split(","):
+        column, _, times = part.partition("=")
+        if not column.isdecimal() or not times.isdecimal() or len(part) > _LONGEST_PART:
+            raise RefusedError("bad-header", "replaced seats are written as column=times")
+        found[column] = int(times)
+    return found
 
 
 def facts_of(peer: PeerIdentity) -> MemberFacts:

@@ -14,7 +14,18 @@ from sqlalchemy.sql.elements import ColumnElement
 from connector.storage import tables_learning as tables
 from connector.storage.database import Database, Transaction
 from learning.jobs import Job, JobLine, Member, OwnPlan, Participation, ReceivedPlan
-from learning.rounds import ClearUpload, Notice, Round, SeatRound, SeatShare, SeatUpload, Step
+from learning.rounds import (
+    ChildShare,
+    ClearUpload,
+    GroupAttempt,
+    Notice,
+    Round,
+    SeatParcel,
+    SeatRound,
+    SeatShare,
+    SeatUpload,
+    Step,
+)
 
 T = TypeVar("T")
 
@@ -25,6 +36,7 @@ _TABLES: dict[type, Table] = {
     JobLine: tables.job_lines,
     Round: tables.rounds,
     Notice: tables.notices,
+    GroupAttempt: tables.group_attempts,
     SeatShare: tables.seat_shares,
     ClearUpload: tables.clear_uploads,
     ReceivedPlan: tables.received_plans,
@@ -32,6 +44,8 @@ _TABLES: dict[type, Table] = {
     Step: tables.steps,
     SeatRound: tables.seat_rounds,
     SeatUpload: tables.seat_uploads,
+    SeatParcel: tables.seat_parcels,
+    ChildShare: tables.child_shares,
 }
 
 

@@ -24,6 +24,14 @@ def _round() -> list[Column[object]]:
     ]
 
 
+def _group() -> Column[object]:
+    return Column("group", String(255), primary_key=True)
+
+
+def _digest(name: str) -> Column[object]:
+    return Column(name, String(64), primary_key=True)
+
+
 def _participant() -> Column[object]:
     return Column("participant_id", _ID, primary_key=True)
 
@@ -34,12 +42,8 @@ members = _records("job_members", _job(), _participant())
 job_lines = _records("job_lines", _job(), Column("number", Integer, primary_key=True, autoincrement=False))
 rounds = _records("rounds", *_round())
 notices = _records("round_notices", *_round(), _participant())
-seat_shares = _records(
-    "seat_shares",
-    *_round(),
-    Column("seat", Integer, primary_key=True, autoincrement=False),
-    Column("number", Integer, primary_key=True, autoincrement=False),
-)
+group_attempts = _records("group_attempts", *_round(), _group())
+seat_shares = _records("seat_shares", *_round(), _group(), _digest("digest"))
 clear_uploads = _records("clear_uploads", *_round(), _participant())
 
 received_plans = _records(
@@ -47,8 +51,10 @@ received_plans = _records(
 )
 participations = _records("participations", _job())
 steps = _records("steps", *_round())
-seat_rounds = _records("seat_rounds", *_round())
+seat_rounds = _records("seat_rounds", *_round(), _group())
 seat_uploads = _records("seat_uploads", *_round(), _participant())
+seat_parcels = _records("seat_parcels", *_round(), _group(), _participant(), _digest("blob"))
+child_shares = _records("child_shares", *_round(), _group(), _digest("digest"))
 
 # Times of work are Unix seconds: one comparison on both databases.
 work = Table(

@@ -250,10 +250,11 @@ def test_a_seat_owes_nothing_for_a_round_that_is_erased(agreed: tuple[Federation
 
     def erase(records: Any) -> None:
         (row,) = records.select(SeatRound, job_id, 1)
-        order = {"uploads": [[school(1), "ab" * 32], [school(2), "ab" * 32]], "statements": [], "lost": []}
+        uploads = [[school(1), "ab" * 32], [school(2), "ab" * 32]]
+        order = {"set": uploads, "statements": [], "lost": [], "blank": [], "to": None, "replaced": None}
         records.save(dataclasses.replace(row, state=SeatState.RELEASING, release_order=order))
         for upload in records.select(SeatUpload, job_id):
             records.delete(upload)
 
     node.store.run("test", erase)
-    assert aggregate.release_share(node, f"{job_id}|1|1") is None
+    assert aggregate.release_share(node, f"{job_id}|1|1|0") is None

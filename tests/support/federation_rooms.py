@@ -19,7 +19,7 @@ from learning.jobs import Participation, ReceivedPlan
 from learning.metrics import local_metrics
 from learning.models import parameter_count
 from learning.ports import AgreementTerms, GateAnswer, SandboxOutput, Snapshot, TransferView
-from learning.steps import parse_step
+from learning.steps import Step, parse_step
 from policies.canonical import canonical_json
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ class FakeSnapshots:
             rows=10 * len(subjects),
             subjects=len(subjects),
             train_rows=8 * len(subjects),
+            learners=tuple(sorted(subjects)),
         )
 
     def facts(self, dataset_id: str) -> Mapping[str, Any]:
@@ -186,6 +187,8 @@ class FakeTrainer:
         seed = hashlib.sha256(canonical_json(dict(step)) + weights + str(snapshot).encode()).digest()
         random = np.random.default_rng(int.from_bytes(seed[:8], "big"))
         rows = 8 * (str(snapshot).count("_") + 1)
+        if parsed.learners:
+            return SandboxOutput(data=_learners(parsed, str(snapshot)), cost={"cpu_seconds": 0.1, "wall_seconds": 0.1})
         tensors: dict[str, Any] = {"train_rows": np.array([rows]), "epochs": np.array([1])}
         size = parameter_count(parsed.model)
         if parsed.mode == "train":
@@ -197,3 +200,21 @@ class FakeTrainer:
             for name, array in local_metrics(random.uniform(0, 1, rows), labels, small=parsed.small).items():
                 tensors[f"metrics.{split}.{name}"] = array
         return SandboxOutput(data=save(tensors), cost={"cpu_seconds": 0.1, "wall_seconds": 0.1})
+
+
+def _learners(step: Step, snapshot: str) -> bytes:
+    """Return an output in which each learner's numbers are decided by its name and the step alone."""
+    names = snapshot.split("_")
+    assert len(names) == step.learners
+    size = parameter_count(step.model)
+    randoms = [np.random.default_rng([step.seed % 2**32, *name.encode()]) for name in names]
+    tensors: dict[str, Any] = {"train_rows": np.array([int(random.integers(0, 9)) for random in randoms])}
+    if step.mode == "train":
+        deltas = np.stack([random.normal(0, 0.1, size) for random in randoms]).astype(np.float32)
+        deltas[tensors["train_rows"] == 0] = 0
+        tensors["deltas"] = deltas
+    for split in step.splits:
+        sums = [local_metrics(random.uniform(0, 1, 3), random.integers(0, 2, 3)) for random in randoms]
+        for name in sums[0]:
+            tensors[f"metrics.{split}.{name}"] = np.stack([one[name] for one in sums])
+    return save(tensors)

@@ -15,6 +15,7 @@ from learning.rounds import Round, RoundKind, RoundState, Step, StepState
 from learning.secagg.context import Group, Seat
 from learning.secagg.manifest import Manifest, Terms
 from learning.secagg.manifest import Member as ManifestMember
+from learning.tree import ExecutionTree
 from learning.vectors import layout
 from policies.canonical import sha256_hex
 from policies.signing import Signer, new_signer
@@ -128,14 +129,15 @@ def _manifest(ids: list[str], plan: TrainingPlan) -> Manifest:
         round_seconds=120,
         aggregation=plan.aggregation.mode,
     )
-    fields = [{"participant": name, "organisation": name, "public_key": "k", "sealing_key": "s"} for name in ids]
-    seats = tuple(Seat(**values) for values in fields[:3])
+    fields = [{"participant": name, "organisation": name, "public_key": "k"} for name in ids]
+    seats = tuple(Seat(**values, sealing_key="s") for values in fields[:3])
     group = Group(seats=seats, threshold=1, n_min=2, n_max=len(ids), copies=2)
     return Manifest(
         digest="cd" * 32,
         terms=terms,
-        members=tuple(ManifestMember(**values, approval="ef" * 32) for values in fields),
+        members=tuple(ManifestMember(**values, sealing_keys=("s",), approval="ef" * 32) for values in fields),
         placement=Placement(seats=tuple(seat.participant for seat in seats), threshold=1, warnings=()),
+        tree=ExecutionTree.star([seat.participant for seat in seats]) if plan.aggregation.mode == "star" else None,
         group=group if plan.aggregation.mode == "star" else None,
         beacon="01" * 32,
     )
