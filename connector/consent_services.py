@@ -23,6 +23,7 @@ from policies.service import ConsentService
 _AT_ONCE = 8
 _SECONDS = 20.0
 _EACH_SECONDS = 5.0
+_OK, _DONE = 200, range(200, 300)
 
 Status = Callable[[ExternalConsent], bool]
 
@@ -39,12 +40,34 @@ class ConsentManagerStatus:
 
     def __call__(self, link: ExternalConsent) -> bool:
         """Say whether the service confirms the consent now."""
-        url = f"{self._base}/consents/participants/{quote(link.user_id, safe='')}/{quote(link.consent_id, safe='')}"
+        return self.granted(link.user_id, link.consent_id, link.purpose)
+
+    def granted(self, user_id: str, consent_id: str, purpose: str) -> bool:
+        """Say whether the service says that a consent is granted for a purpose now; no answer is a no."""
+        url = f"{self._base}/consents/participants/{quote(user_id, safe='')}/{quote(consent_id, safe='')}"
         try:
             answer = self._client.request("GET", url, audience=None, headers=self._headers, timeout=_EACH_SECONDS)
-            return answer.status == 200 and still_granted(answer.json(), link.consent_id, link.purpose, self._now())  # noqa: PLR2004 - HTTP's OK
+            return answer.status == _OK and still_granted(answer.json(), consent_id, purpose, self._now())
         except PeerUnreachableError:
             return False
+
+    def attach(self, consent_id: str, token: str) -> bool:
+        """Attach a provider's token to a consent at the service; say whether it was taken."""
+        return self._post(consent_id, "token", token) is not None
+
+    def validate(self, consent_id: str, token: str) -> bool:
+        """Say whether the service validates a token. That alone proves nothing: it does so for revoked consents."""
+        found = self._post(consent_id, "validate", token)
+        return isinstance(found, dict) and found.get("verified") is True
+
+    def _post(self, consent_id: str, what: str, token: str) -> object | None:
+        url = f"{self._base}/consents/{quote(consent_id, safe='')}/{what}"
+        body, headers = {"token": token}, self._headers
+        try:
+            answer = self._client.request("POST", url, audience=None, json=body, headers=headers, timeout=_EACH_SECONDS)
+            return answer.json() if answer.status in _DONE else None
+        except PeerUnreachableError:
+            return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from connector.wiring import wire_api
 DOCUMENTS: Mapping[str, tuple[str, ...]] = {
     "dsp": ("/dsp", "/.well-known"),
     "management": ("/management", "/health", "/metrics"),
-    "consent": ("/consent",),
+    "consent": ("/consent", "/prometheus-x"),
     "learning": ("/learning",),
 }
 _TITLES = {

@@ -155,12 +155,14 @@ class Management(SignIn):
 class Consent(SignIn):
     """Whose tokens speak for learners, where they sign in, and the secret behind their pseudonyms.
 
-    ``service`` is another consent service (Prometheus-X consent manager) that is asked about the consents it keeps.
+    ``service`` is another consent service (Prometheus-X consent manager) that is asked about the consents it keeps;
+    ``service_key`` its public key (PEM), for exchanges that it drives below ``/prometheus-x``.
     """
 
     pseudonym_key: LocalPath = Path("pseudonym.key")
     service: BaseUrl | None = None
     service_token_file: LocalPath | None = None
+    service_key: LocalPath | None = None
 
 
 class Catalog(_Section):

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from connector.app import Wiring
 from connector.audit_export import AuditExporter
+from connector.consent_exchange import open_exchange
 from connector.doorbell import Doorbell
 from connector.drivers.crawler import CatalogCrawler
 from connector.drivers.outbox import Senders
@@ -26,6 +27,7 @@ from connector.http.negotiations import negotiations_router
 from connector.http.peers import peers_router
 from connector.http.policies import policies_router
 from connector.http.prometheus_x import prometheus_x_router
+from connector.http.prometheus_x_exchange import prometheus_x_exchange_router
 from connector.http.transfers import transfers_router
 from connector.http.wellknown import wellknown_router
 from connector.identity.did import did_document
@@ -116,6 +118,7 @@ def wire_api(foundation: Foundation) -> Wiring:
         negotiations_router(rooms.contracts, peers),
         transfers_router(rooms.contracts),
         prometheus_x_router(rooms.consents, rooms.external, learners),
+        prometheus_x_exchange_router(open_exchange(foundation, rooms)),
         consent_router(rooms.consents, learners),
         policies_router(
             rooms.duties,

@@ -147,6 +147,14 @@ def still_granted(answer: object, consent_id: str, purpose: str, now: datetime) 
         return False
 
 
+def purposes_of(consent: Mapping[str, Any]) -> list[str]:
+    """Return the purposes that a consent of that service names; none where it cannot be read."""
+    try:
+        return _purposes(consent)
+    except ConsentFormatError:
+        return []
+
+
 def _purposes(consent: Mapping[str, Any]) -> list[str]:
     listed = consent.get("purposes")
     if not isinstance(listed, list) or not 1 <= len(listed) <= _MOST_PURPOSES:

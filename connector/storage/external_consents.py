@@ -55,6 +55,13 @@ class SqlExternalConsents:
             return [ExternalConsent(**row) for row in connection.execute(statement).mappings()]
 
 
+    def of_consent(self, consent_id: str) -> list[ExternalConsent]:
+        """Return the links of one consent of the other service, one a purpose."""
+        statement = select(external_consents).where(external_consents.c.consent_id == consent_id)
+        with self._database.reading() as connection:
+            return [ExternalConsent(**row) for row in connection.execute(statement).mappings()]
+
+
 def unlink_answered(connection: Connection, events: Sequence[ConsentEvent]) -> None:
     """Forget the other service for records that were answered here since: from then on only we are asked."""
     here = sorted({event.record_id for event in events if event.payload["source"] not in (SOURCE, "provider")})
