@@ -5,7 +5,7 @@ group sums contributors, an inner group sums its children's shares, the collecto
 one group is leaf and top at once.
 
 Organisations are dealt to the m columns, so that no node is ever in two of them; in each group the seat of column a is
-a member of that column, and who replaces it is the next one round the ring. Nobody chooses (after SEP2P, EDBT 2019, and
+a member of that column, and who replaces it, and who comes after that one, is fixed as well. Nobody chooses (after SEP2P, EDBT 2019, and
 Mirval, SSDBM 2021).
 """
 
@@ -102,10 +102,17 @@ class ExecutionTree:
         """
         if not 0 <= column < len(self.columns):
             raise PlacementError("the tree has no such column")
-        ring = self.columns[column]
+        ring, place = self.columns[column], self.number(name)
         if not 0 <= replacements < len(ring):
             raise PlacementError("the column has nobody left to replace this seat")
-        return ring[(self.number(name) + replacements) % len(ring)]
+        if replacements == 0:
+            return ring[place % len(ring)]
+        # Members without a seat first, each group beginning at another one; then the others, round the ring.
+        busy = min(len(self.names), len(ring))
+        spare, step = len(ring) - busy, replacements - 1
+        if step < spare:
+            return ring[busy + (place + step) % spare]
+        return ring[(place + 1 + step - spare) % busy]
 
     def seats(self, name: str, replaced: Mapping[int, int] | None = None) -> tuple[str, ...]:
         """Return who holds the group's seats, by column; ``replaced`` says how often which column was replaced."""

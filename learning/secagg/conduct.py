@@ -200,10 +200,10 @@ class _Desk:
         voices = [seat.participant for seat in group.voices]
         rest = [column for column, seat in enumerate(voices) if facts.signed.get(seat) != wanted]
         given_up = {column for column in rest if voices[column] in facts.refused}
+        doubtful = frozenset(column for column, seat in enumerate(voices) if seat in facts.unreachable)
         for column in rest:
-            if column not in given_up and self._press(
-                value.group, column, voices[column], AskToSign(group=value.group, column=column)
-            ):
+            order = AskToSign(group=value.group, column=column, doubtful=doubtful)
+            if column not in given_up and self._press(value.group, column, voices[column], order):
                 given_up.add(column)
         value = self.rounds[value.group]
         if len(voices) - len(given_up) < group.quorum:
@@ -302,6 +302,9 @@ class _Desk:
         if not rest:
             self._move(value, _E.SIGNED)
             return
+        if any(group.seats[column].participant in facts.refused for column in rest):
+            self._leave_out(value, _E.NOT_SIGNED, "a seat has signed a set of other groups before")
+            return
         for column in rest:
             seat = group.seats[column].participant
             if not self._ask_inner(value, column, seat, AskToSign(group=value.group, column=column)):
@@ -329,17 +332,18 @@ class _Desk:
     def _ask_inner(self, value: GroupRound, column: int, seat: str, action: AskToSign | OrderRelease) -> bool:
         """Ask an inner seat; False when it, or a child below it, had to be given up and the groups have changed."""
         facts = self._facts(value)
-        gone = seat in facts.refused or seat in facts.unreachable
-        if gone or self._press(value.group, column, seat, action):
+        if seat in facts.unreachable or self._press(value.group, column, seat, action):
             self._replace(self.rounds[value.group], column)
             return False
         for child in facts.missing.get(seat, ()):
             below = self.rounds[child]
-            if below.state is not _S.COMPLETE:
+            # What a lost seat had is no longer listed: the answer is older than the set.
+            if below.state is not _S.COMPLETE or column in below.lost:
                 continue
             keeper = self._group(below).seats[column].participant
             order = Resend(group=child, column=column, to=seat)
-            if column in below.lost or self._press(child, column, keeper, order):
+            gone = keeper in self._facts(below).unreachable
+            if gone or self._press(child, column, keeper, order):
                 self._share_gone(self.rounds[child], column)
                 return False
         return True
@@ -399,8 +403,15 @@ class _Desk:
         for child in self.tree.children(value.group):
             below = self.rounds[child]
             handed_up = below.state is _S.COMPLETE or (below.state is _S.RELEASING and column in below.asked)
-            if handed_up and column not in below.lost:
-                self.actions.append(Resend(group=child, column=column, to=seat))
+            if not handed_up or column in below.lost:
+                continue
+            keeper = self._group(below).seats[column].participant
+            gone = keeper in self._facts(below).unreachable
+            order = Resend(group=child, column=column, to=seat)
+            if below.state is not _S.COMPLETE:
+                self.actions.append(order)
+            elif gone or self._press(child, column, keeper, order):
+                self._share_gone(self.rounds[child], column)
 
     def _reseal(self, value: GroupRound, column: int) -> Reseal:
         times = value.replaced.get(column, 0)

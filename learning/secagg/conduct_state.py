@@ -166,10 +166,14 @@ class GroupFacts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AskToSign:
-    """Ask a seat for its signature on its group's set."""
+    """Ask a seat for its signature on its group's set.
+
+    ``doubtful`` are columns that will probably be lost: a seat may begin with their work, but releases none of it yet.
+    """
 
     group: str
     column: int
+    doubtful: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -60,12 +60,28 @@ def accept_header(
         BoxError: the box is not the promised one or does not open.
         SeedCommitmentError: a seed is not the committed one.
     """
+    return accept_upload(
+        document, box, column=column, context=context, group=group, members=members, key=key, known=known
+    )[0]
+
+
+def accept_upload(
+    document: Mapping[str, Any],
+    box: bytes,
+    *,
+    column: int,
+    context: RoundContext,
+    group: Group,
+    members: Mapping[str, str],
+    key: SealingKey,
+    known: Mapping[str, str],
+) -> tuple[UploadHeader, tuple[bytes, ...]]:
+    """Return what :func:`accept_header` returns, and the seeds in the box, for a seat that begins to add at once."""
     seats = len(group.seats)
     header = verify_header(document, context, members, seeds=len(group.table), boxes=seats)
     if known.get(header.contributor, header.digest) != header.digest:
         raise DuplicateUploadError("sent a second upload for this attempt", sender=header.contributor)
-    open_seeds(header, box, column=column, context=context, group=group, key=key)
-    return header
+    return header, open_seeds(header, box, column=column, context=context, group=group, key=key)
 
 
 def open_seeds(
