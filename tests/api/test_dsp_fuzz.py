@@ -27,6 +27,7 @@ MESSAGE: dict[str, Any] = {
     "offer": OFFER,
 }
 DEEP = 10_000
+SCOPE = {f"t{number}": f"urn:t{number}" for number in range(900)}
 HOSTILE = (
     b"",
     b"{",
@@ -45,6 +46,13 @@ HOSTILE = (
     json.dumps({**MESSAGE, "offer": [OFFER] * 3}).encode(),
     json.dumps({**MESSAGE, "offer": {**OFFER, "permission": {"action": {"@id": []}}}}).encode(),
     json.dumps({**MESSAGE, "@type": ["ContractRequestMessage", "X"]}).encode(),
+    # As much JSON-LD as is expanded at all, and contexts that would be worked through again and again.
+    json.dumps({**MESSAGE, "@context": {"x": "http://x/"}, "x:p": list(range(3_900))}).encode(),
+    json.dumps(
+        {"@context": {"A": {"@id": "urn:A", "@context": SCOPE}}, "urn:p": [{"@type": "A", "t1": 1}] * 900}
+    ).encode(),
+    json.dumps([{**MESSAGE, "@context": CONTEXT}]).encode(),
+    json.dumps([[MESSAGE]]).encode(),
 )
 TABLES = (processes, events, outbox, receipts)
 
@@ -93,6 +101,7 @@ def _send(pair: tuple[Participant, Participant], method: str, path: str, body: b
     place = path.replace("{pid}", "urn:uuid:\u0441").replace("{", "").replace("}", "").replace(":path", "")
     token = sender.foundation.issuer.authorization(target.id) if path.startswith(("/dsp", "/learning")) else ""
     headers = {"authorization": token} if token else target.operator
+    before = _count(target)
     started, clock = time.process_time(), time.monotonic()
     answer = target.client.request(method, place, content=body, headers={**headers, "content-type": "application/json"})
     # The app shares this process: its processor time is the measure, because machines that test are busy.
@@ -100,6 +109,7 @@ def _send(pair: tuple[Participant, Participant], method: str, path: str, body: b
     assert time.monotonic() - clock < 10 * SECONDS, (method, path)
     assert answer.status_code < 500, (method, path, answer.text[:300])
     if answer.status_code >= 400 and path.startswith("/dsp"):
+        assert _count(target) == before, (path, "a refused message has written")
         said = answer.json()
         assert said["@type"].endswith("Error"), said
         assert said["code"], said
