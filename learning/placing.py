@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from learning.errors import NotYetError
+from learning.errors import NotYetError, RefusedError
 from learning.jobs import Participation
 from learning.node import Node
 from learning.secagg.errors import ManifestError
 from learning.secagg.manifest import Identify, Identity, Manifest, verify_manifest
 from policies.canonical import canonical_json
 
-# Before any manifest's end: what we signed ourselves is read long after its job is over.
+# Before any manifest's end. What does not change is checked once and kept; the time is looked at each time, but not
+# for what we signed ourselves, which is read long after its job is over.
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -30,16 +31,20 @@ def identify(node: Node) -> Identify:
 
 
 def manifest_of(node: Node, document: Mapping[str, Any] | None, part: Participation) -> Manifest:
-    """Return the manifest of our part in somebody's job, checked byte for byte (once per document).
+    """Return the manifest of our part in somebody's job, checked byte for byte (once per document), and still in force.
 
     Raises:
         NotYetError: no manifest has been accepted yet.
+        RefusedError: the time that it gives the job is over.
         SecureAggregationError: it does not verify.
     """
     collector = Identity(
         participant=part.consumer, organisation=part.consumer_organisation, public_key=part.consumer_key
     )
-    return _checked(node, document, collector)
+    manifest = _checked(node, document, collector)
+    if node.now() >= manifest.terms.expires:
+        raise RefusedError("manifest-expired", "the time that the manifest gives this job is over")
+    return manifest
 
 
 def own_manifest(node: Node, document: Mapping[str, Any] | None) -> Manifest:
@@ -48,17 +53,14 @@ def own_manifest(node: Node, document: Mapping[str, Any] | None) -> Manifest:
         node,
         document,
         Identity(participant=node.participant_id, organisation=node.organisation, public_key=node.signer.public_key),
-        at=_EVER,
     )
 
 
-def _checked(
-    node: Node, document: Mapping[str, Any] | None, collector: Identity, at: datetime | None = None
-) -> Manifest:
+def _checked(node: Node, document: Mapping[str, Any] | None, collector: Identity) -> Manifest:
     if document is None:
         raise NotYetError("the job's manifest is not signed yet")
     # Checking costs a signature and a credential per member; the same bytes need it once per process.
-    return _verified(_Held(node), canonical_json(document), collector, at)
+    return _verified(_Held(node), canonical_json(document), collector)
 
 
 class _Held:
@@ -75,6 +77,5 @@ class _Held:
 
 
 @lru_cache(maxsize=64)
-def _verified(held: _Held, document: bytes, collector: Identity, at: datetime | None) -> Manifest:
-    node = held.node
-    return verify_manifest(json.loads(document), collector=collector, identify=identify(node), now=at or node.now())
+def _verified(held: _Held, document: bytes, collector: Identity) -> Manifest:
+    return verify_manifest(json.loads(document), collector=collector, identify=identify(held.node), now=_EVER)
