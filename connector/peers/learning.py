@@ -38,7 +38,9 @@ class HttpLearningPeers:
         peer = self._directory.get(participant_id)
         if peer is None:
             raise PeerError(f"no membership of {participant_id} is known here", code="unknown-peer")
-        sent = dict(headers or {})
+        # A body without a type passes for JSON, whose texts are looked at.
+        sent = {} if content is None else {"content-type": "application/octet-stream"}
+        sent |= dict(headers or {})
         if token is not None:
             sent["orchard-transfer"] = token
         try:
