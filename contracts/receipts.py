@@ -58,9 +58,7 @@ def repeat(
         ConflictingRepeatError: it came with other content then.
     """
     if earlier.digest != envelope.digest:
-        conflict = ConflictingRepeatError("this message id was used before with other content")
-        conflict.pids = current.consumer_pid, current.provider_pid
-        raise conflict
+        raise _conflict(current, "this message id was used before with other content")
     state = states.RESULT[step] if isinstance(step, NegotiationStep) else transfers.RESULT[step]
     return dataclasses.replace(answer(current, created=created), state=state)
 
@@ -75,5 +73,34 @@ def repeated_first(
     """
     earlier = uow.receive(receipt(known.pid, envelope, step, now))
     if earlier is None:
-        raise ConflictingRepeatError("this process id was used before with other content")
+        raise _conflict(known, "this process id was used before with other content")
     return repeat(known, earlier, envelope, step, created=True)
+
+
+def repeated_later(
+    uow: UnitOfWork,
+    current: Process,
+    envelope: Envelope,
+    step: NegotiationStep | TransferStep,
+    *,
+    legal: bool,
+    now: datetime,
+) -> Answer | None:
+    """Record a later message; return the answer to one that was taken before, ``None`` for a new one.
+
+    A message without an ``@id`` is known by its bytes only, and the same bytes may be meant twice (start, suspend,
+    start): it counts as a repeat where the table does not allow it now.
+
+    Raises:
+        ConflictingRepeatError: its id was used before with other content.
+    """
+    earlier = uow.receive(receipt(current.pid, envelope, step, now))
+    if earlier is not None and (envelope.message_id is not None or not legal):
+        return repeat(current, earlier, envelope, step)
+    return None
+
+
+def _conflict(about: Process, words: str) -> ConflictingRepeatError:
+    error = ConflictingRepeatError(words)
+    error.pids = about.consumer_pid, about.provider_pid
+    return error

@@ -72,5 +72,5 @@ def _content_type(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-type":
             return bytes(value).partition(b";")[0].strip().lower()
-    # FastAPI reads a body without a type as JSON.
-    return b"application/json"
+    # Without a type a body is not read as JSON.
+    return b""

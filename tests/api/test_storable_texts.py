@@ -14,6 +14,7 @@ from connector.openapi import split
 from connector.wiring import wire_api
 from tests.support.participants import Participant, Space
 
+JSON = [(b"content-type", b"application/json; charset=utf-8")]
 NUL, HALF = "a\x00b", "a\ud800b"
 
 
@@ -115,7 +116,7 @@ def test_it_is_found_however_the_body_is_cut(size: int, body: bytes, *, good: bo
     async def receive() -> Any:
         return messages[len(heard) // size]
 
-    scope = {"type": "http", "path": "/management/x", "query_string": b"", "headers": []}
+    scope = {"type": "http", "path": "/management/x", "query_string": b"", "headers": JSON}
     run = StorableTexts(app)(scope, receive, app)
     if good:
         asyncio.run(run)

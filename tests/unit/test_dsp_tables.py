@@ -1,10 +1,13 @@
 """The transition tables: every combination of sender, state and message, legal and illegal."""
 
 import itertools
+import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
+import contracts
 from contracts import states, transfers
 from contracts.errors import IllegalTransitionError
 from contracts.states import NegotiationState, NegotiationStep, Role
@@ -75,6 +78,32 @@ def test_nothing_leaves_a_final_state():
     """FINALIZED, COMPLETED and TERMINATED are ends."""
     assert not any(states.is_legal(r, s, m) for r in Role for s in states.FINAL for m in S)
     assert not any(transfers.is_legal(r, s, m) for r in Role for s in transfers.FINAL for m in M)
+
+
+def _named_in_the_readme() -> list[tuple[str, str]]:
+    """Return every (file, function) that the table of the specification's sections names."""
+    readme = files("contracts").joinpath("README.md").read_text(encoding="utf-8")
+    table = readme.split("## Where each section of the specification lives")[1].split("\n## ")[0]
+    found, file = [], ""
+    for row in (line for line in table.splitlines() if line.startswith("|")):
+        for word in re.findall(r"`([^`]+)`", row.split("|")[2]):
+            if word.endswith(".py"):
+                file = word.replace("c/", "contracts/", 1) if word.startswith("c/") else word
+                file = file.replace("h/", "connector/http/", 1) if file.startswith("h/") else file
+            elif re.fullmatch(r"[A-Za-z_]\w*(\.\w+)?", word):
+                found.append((file, word))
+    return found
+
+
+def test_the_readme_names_functions_that_are_there():
+    """Whoever follows the table finds the function in the file that it names."""
+    named = _named_in_the_readme()
+    assert len(named) > 60
+    root = Path(contracts.__file__).parent.parent
+    for file, name in named:
+        text = (root / file).read_text(encoding="utf-8")
+        for part in name.split("."):
+            assert re.search(rf"^\s*(def|class) {part}\b|^{part}\b|\b{part}\(", text, re.MULTILINE), (file, name)
 
 
 @pytest.mark.parametrize("machine", [states, transfers])
