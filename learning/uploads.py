@@ -93,8 +93,9 @@ def receive_parcel(
             continue
         known[one.header.contributor] = one.header.digest
         accepted.append(one)
-    if accepted:
-        _store_many(node, place, owners.pop(), accepted)
+    new = [one for one in accepted if _is_new(place, one)]
+    if new:
+        _store_many(node, place, owners.pop(), new)
     return _copy(node, place, accepted), refused
 
 
@@ -160,6 +161,13 @@ def _accept(place: Place, entry: Entry, known: Mapping[str, str]) -> _Accepted:
     if entry.box is None:
         raise RefusedError("bad-upload", "an upload without its box is a copy of a vector that this seat stores")
     return _Accepted(entry=dataclasses.replace(entry, vector=None), header=header)
+
+
+def _is_new(place: Place, one: _Accepted) -> bool:
+    """Say whether an entry brings what is not here yet: what is sealed or copied again looks different each time."""
+    name, found = one.header.contributor, place.found
+    box = one.entry.box is not None and name not in found.boxed
+    return box or (one.entry.vector is not None and name not in found.vectors)
 
 
 def _bytes(box: str) -> bytes:

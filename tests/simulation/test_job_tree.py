@@ -1,16 +1,21 @@
 """Whole jobs over an execution tree between real nodes: exact sums, whoever is lost on the way."""
 
+import base64
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from learning.jobs import Job, JobState
+from learning.errors import StepFailedError
+from learning.jobs import JOB_ENDS, Job, JobLine, JobState
 from learning.placing import own_manifest
-from learning.rounds import ChildShare, Round, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
+from learning.rounds import ChildShare, Round, RoundState, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
+from learning.tree import ExecutionTree
 from tests.support.federation import Federation, open_federation
+from tests.support.federation_rooms import COLLECTOR
 
 TREE = {"mode": "tree", "seats": 5, "threshold": 2}
 
@@ -117,8 +122,7 @@ def test_a_vector_leaves_its_contributor_once(ten: Federation) -> None:
             envelope = (named.get("headers") or {}).get("Orchard-Upload")
             if (
                 envelope
-                and json.loads(__import__("base64").urlsafe_b64decode(envelope))["document"]["payload"]["contributor"]
-                == name
+                and json.loads(base64.urlsafe_b64decode(envelope))["document"]["payload"]["contributor"] == name
             ):
                 sent[name] = sent.get(name, 0) + bool(named.get("content"))
             return whole(*args, **named)
@@ -128,3 +132,146 @@ def test_a_vector_leaves_its_contributor_once(ten: Federation) -> None:
     assert job.state is JobState.COMPLETED
     assert all(times <= 2 for times in sent.values())
     assert sum(sent.values()) >= 10
+
+
+def tree_in(federation: Federation, job_id: str) -> ExecutionTree:
+    """Return the tree of a job that has begun."""
+    federation.settle(until=lambda: running(federation, job_id))
+    found = own_manifest(federation.collector.node, federation.job(job_id).manifest).tree
+    assert found is not None
+    return found
+
+
+def state_of(federation: Federation, job_id: str) -> str:
+    """Return the state of the newest attempt."""
+    found = rounds(federation, job_id)
+    return str(found[-1].state) if found else ""
+
+
+def finished_round(federation: Federation, job_id: str) -> Round:
+    """Return round 1 once its sum is opened."""
+    federation.settle(until=lambda: federation.job(job_id).round > 1 or federation.job(job_id).state in JOB_ENDS)
+    done = [row for row in rounds(federation, job_id) if row.round == 1]
+    assert done[-1].state is RoundState.DONE, (federation.job(job_id).reason, [row.reason for row in done])
+    return done[-1]
+
+
+def silence(federation: Federation, names: set[str]) -> None:
+    """Let seats sign, and never hear of anything or say anything afterwards."""
+    quiet = ("POST release", "POST shares", "POST receipts", "POST resend")
+    federation.fate = lambda sender, receiver, what, _time: (
+        "drop" if names & {sender, receiver} and what in quiet else "deliver"
+    )
+
+
+ONE = {"aggregation": TREE, "rounds": 1, "round_seconds": 120.0, "round_attempts": 1}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str | None:
+    """Return the weights of one round of ten schools where nothing goes wrong."""
+    return calm(tmp_path_factory.mktemp("calm") / "ten", 10, **ONE).weights
+
+
+def test_a_lost_leaf_seat_is_made_up_for(ten: Federation, expected: str) -> None:
+    """A leaf's seat that signs and then vanishes: its co-holders release its part, and the next round has another seat."""
+    job_id = ten.start(**ONE)
+    tree = tree_in(ten, job_id)
+    leaf = tree.leaves[0]
+    silence(ten, {tree.seat(leaf, 2)} - {tree.seat("0", 2)})
+    row = finished_round(ten, job_id)
+    assert ten.job(job_id).weights == expected
+    facts = {one["group"]: one for one in row.groups}
+    assert facts[leaf]["lost"] == [2]
+    assert ten.job(job_id).replaced[leaf] == {"2": 1}
+    ten.fate = lambda *_call: "deliver"
+    job = ten.finish(job_id)
+    assert (job.state, job.reason) == (JobState.COMPLETED, None)
+    assert rounds(ten, job_id)[-1].replaced[leaf] == {"2": 1}
+
+
+def test_a_lost_inner_seat_is_replaced(ten: Federation, expected: str) -> None:
+    """The next of the column's ring takes the inner seat; the children's seats send it the shares that they keep."""
+    job_id = ten.start(**ONE)
+    tree = tree_in(ten, job_id)
+    lost = tree.seat("0", 1)
+    held = {name for name in tree.leaves if tree.seat(name, 1) == lost}
+    silence(ten, {lost})
+    row = finished_round(ten, job_id)
+    assert ten.job(job_id).weights == expected
+    facts = {one["group"]: one for one in row.groups}
+    assert facts["0"]["replaced"] == {"1": 1}
+    assert facts["0"]["seats"][1] != lost
+    assert all(facts[name]["lost"] == [1] for name in held)
+    ten.fate = lambda *_call: "deliver"
+    assert ten.finish(job_id).state is JobState.COMPLETED
+
+
+def test_more_losses_than_the_seeds_survive_are_replaced_with_seeds_sealed_again(
+    ten: Federation, expected: str
+) -> None:
+    """With three of five seats of a leaf gone, the third is replaced; providers seal their seeds anew, nothing else."""
+    job_id = ten.start(**ONE)
+    tree = tree_in(ten, job_id)
+    leaf = next(name for name in tree.leaves if tree.seat(name, 0) != tree.seat("0", 0))
+    # Copies of a vector lie in three columns side by side: of those that are left each vector has one.
+    silence(ten, {tree.seat(leaf, column) for column in (0, 1, 3)})
+    row = finished_round(ten, job_id)
+    assert ten.job(job_id).weights == expected
+    facts = {one["group"]: one for one in row.groups}
+    assert len(facts[leaf]["lost"]) == 2
+    assert len(facts[leaf]["in_this_round"]) == 1
+    whats = [what for _, _, what, status in ten.calls if status < 300]
+    assert "POST reseals" in whats
+    ten.fate = lambda *_call: "deliver"
+    assert ten.finish(job_id).state is JobState.COMPLETED
+
+
+def test_a_cut_between_two_halves_heals(ten: Federation, expected: str) -> None:
+    """For a minute no call crosses from one half to the other; then everybody repeats, and the sum is the same."""
+    job_id = ten.start(**ONE)
+    tree_in(ten, job_id)
+    half = {member.name for member in ten.schools()[:5]}
+    healed = ten.clock() + timedelta(seconds=15)
+    ten.fate = lambda sender, receiver, _what, _time: (
+        "drop" if (sender in half) is not (receiver in half) and ten.clock() < healed else "deliver"
+    )
+    finished_round(ten, job_id)
+    assert ten.job(job_id).weights == expected
+    assert ten.finish(job_id).state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize("what", ["POST set", "POST release", "POST rounds"])
+@pytest.mark.parametrize("how", ["crash", "crash-after"])
+def test_a_collector_that_dies_goes_on_where_it_was(ten: Federation, expected: str, what: str, how: str) -> None:
+    """The collector's worker dies in the middle of its calls; who takes over asks the same again, and no bit changes."""
+    job_id = ten.start(**ONE)
+    died: list[str] = []
+
+    def fate(sender: str, receiver: str, call: str, _time: int) -> str:
+        if sender == COLLECTOR and call == what and len(died) < 2 and receiver not in died:
+            died.append(receiver)
+            return how
+        return "deliver"
+
+    ten.fate = fate
+    finished_round(ten, job_id)
+    assert died
+    assert ten.job(job_id).weights == expected
+
+
+def test_too_few_in_a_leaf_leaves_the_leaf_out(ten: Federation) -> None:
+    """A leaf group below its floor is left out by name; the others' sum is opened."""
+    job_id = ten.start(**ONE | {"min_contributors": 3})
+    tree = tree_in(ten, job_id)
+    manifest = own_manifest(ten.collector.node, ten.job(job_id).manifest)
+    leaf = tree.leaves[-1]
+    for name in manifest.leaf_members(leaf)[1:]:
+        ten.members[name].fails = StepFailedError("source-gone", "the source is gone")
+    row = finished_round(ten, job_id)
+    facts = {one["group"]: one for one in row.groups}
+    assert (facts[leaf]["state"], facts[leaf]["inside"]) == ("LEFT_OUT", False)
+    inside = {name for other in tree.leaves if other != leaf for name in manifest.leaf_members(other)}
+    assert {name for name, _ in row.proposed or ()} == inside
+    lines = ten.collector.node.store.run("test", lambda records: records.select(JobLine, job_id))
+    assert any(f"left out: group {leaf}" in line.text for line in lines)
