@@ -11,14 +11,20 @@ DEFAULT = "en"
 ACCOUNTS = MappingProxyType(
     {
         "en": {
-            "from_now_on": "Your records are left out of every round that starts after this withdrawal.",
+            "from_now_on": (
+                "Your records are left out of every round that starts after this withdrawal. "
+                "A round that was already under way may still finish with them."
+            ),
             "why": "Your records changed a sum over many people. The sum was used and nothing in it can be taken apart.",
             "still_possible": (
                 "You can ask the provider to have the model trained again without you, or wait for its expiry."
             ),
         },
         "fr": {
-            "from_now_on": "Vos données sont exclues de chaque tour qui commence après ce retrait.",
+            "from_now_on": (
+                "Vos données sont exclues de chaque tour qui commence après ce retrait. "
+                "Un tour déjà en cours peut encore se terminer avec elles."
+            ),
             "why": (
                 "Vos données ont modifié une somme portant sur de nombreuses personnes. "
                 "Cette somme a été utilisée et rien ne peut plus en être séparé."
@@ -29,7 +35,10 @@ ACCOUNTS = MappingProxyType(
             ),
         },
         "de": {
-            "from_now_on": "Deine Daten bleiben in jeder Runde außen vor, die nach diesem Widerruf beginnt.",
+            "from_now_on": (
+                "Deine Daten bleiben in jeder Runde außen vor, die nach diesem Widerruf beginnt. "
+                "Eine Runde, die schon lief, kann noch mit ihnen enden."
+            ),
             "why": (
                 "Deine Daten haben eine Summe über viele Menschen verändert. "
                 "Die Summe wurde verwendet, und nichts in ihr lässt sich wieder trennen."
@@ -40,7 +49,10 @@ ACCOUNTS = MappingProxyType(
             ),
         },
         "es": {
-            "from_now_on": "Tus datos quedan fuera de cada ronda que empiece después de esta retirada.",
+            "from_now_on": (
+                "Tus datos quedan fuera de cada ronda que empiece después de esta retirada. "
+                "Una ronda que ya estaba en marcha puede terminar aún con ellos."
+            ),
             "why": (
                 "Tus datos cambiaron una suma de muchas personas. "
                 "La suma se utilizó y nada de ella se puede separar ya."

@@ -1,6 +1,7 @@
 """The whole demo: stage, contracts, consents, training, result."""
 
 import dataclasses
+import json
 import shutil
 import tomllib
 from collections.abc import Mapping
@@ -119,8 +120,16 @@ def _play(options: DemoOptions, stage: Stage, ai: OperatorClient, narrator: Narr
     return Shown(output=output, report=report, observations=observations, job=job, stage=stage)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What somebody who withdrew holds: the signed receipt, and the school's public document to check it with."""
+
+    receipt: Path
+    did: Path
+
+
 class _Leaver:
-    """One learner who withdraws after round 2."""
+    """One learner who withdraws after round 2, and keeps the receipt."""
 
     def __init__(self, school: School, consented: Consented, narrator: Narrator, *, play: bool) -> None:
         self._school = school
@@ -128,6 +137,7 @@ class _Leaver:
         self._narrator = narrator
         self._wait = play
         self.event: Event | None = None
+        self.proof: Proof | None = None
 
     def after_round(self, number: int) -> None:
         if not self._wait or number < conduct.WITHDRAW_AFTER:
@@ -137,10 +147,25 @@ class _Leaver:
         gone = self._consented.desk.withdraw(self._consented.asked, who)
         text = (
             f"a learner of {self._school.place.name} withdrew after round {number}; "
-            f"their rows are not read in any round that opens from now on (receipt {gone.record_id[:12]})"
+            f"their rows are not read in any round that opens from now on"
         )
         self._narrator.say(text)
+        self.proof = self._write(gone)
+        receipt = str(gone.receipt["payload"]["receipt_id"]).rpartition(":")[2]
+        self._narrator.say(f"receipt {receipt[:12]}; anybody can check it without asking the school:")
+        self._narrator.say(f"orchard consent verify {self.proof.receipt} --did {self.proof.did}")
         self.event = Event(at=conduct.utc(), kind="withdrawn", text=text, told_by=self._school.place.name)
+
+    def _write(self, gone: learners.Withdrawn) -> Proof:
+        place = self._school.place
+        folder = place.folder.parent / "receipts"
+        folder.mkdir(exist_ok=True)
+        proof = Proof(receipt=folder / "withdrawal.json", did=folder / f"{place.slug}-did.json")
+        proof.receipt.write_text(json.dumps(gone.receipt, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        client = place.client()
+        proof.did.write_text(json.dumps(client.get("/.well-known/did.json"), indent=2) + "\n", encoding="utf-8")
+        client.close()
+        return proof
 
 
 def _plan_options(options: DemoOptions, stage: Stage) -> plans.PlanOptions:

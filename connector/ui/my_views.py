@@ -108,6 +108,7 @@ class UseRow:
     purpose: str
     noise: str
     record_id: str
+    active: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,6 +214,7 @@ def use_rows(
                 purpose=purpose_text(notice, use.purpose, language, t),
                 noise=t("uses.noise_none") if plain else t("uses.noise_some", noise=use.noise),
                 record_id=record.record_id if record else "",
+                active=record is not None and record.state_at(reader.now) in ACTIVE,
             )
         )
     return rows

@@ -112,7 +112,8 @@ class JobRow:
         """How its state is coloured; the word stands beside it."""
         if self.state in {"FAILED", "STOPPED", "CANCELLED"}:
             return "bad"
-        return "good" if self.state in {"RUNNING", "ACTIVE", "COMPLETED"} else "warn"
+        completed = self.state == "ENDED" and self.reason == JobState.COMPLETED
+        return "good" if completed or self.state in {"RUNNING", "ACTIVE", "COMPLETED"} else "warn"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
