@@ -151,6 +151,8 @@ class _Desk:
         """Move one group as far as it goes; return the groups that have to be looked at because of it."""
         before = self.rounds[name]
         self.due.pop(name, None)
+        if before.state is _S.COMPLETE and name != TOP:
+            self._check_kept(before)
         step = self._leaf if self.tree.is_leaf(name) else self._inner
         while self.rounds[name].state not in _OVER:
             state, lost = self.rounds[name].state, (self.rounds[name].lost, self.rounds[name].blank)
@@ -347,6 +349,14 @@ class _Desk:
                 self._share_gone(self.rounds[child], column)
                 return False
         return True
+
+    def _check_kept(self, value: GroupRound) -> None:
+        """Ask for a share anew whose seat is gone before the parent's seat had it."""
+        facts, group = self._facts(value), self._group(value)
+        for column, name in cover_of(value, facts, group):
+            if group.seats[column].participant in facts.unreachable and name not in facts.delivered:
+                self._share_gone(value, column)
+                return
 
     def _give_up_unreachable(self, value: GroupRound) -> None:
         unreachable = self._facts(value).unreachable

@@ -153,6 +153,7 @@ class GroupFacts:
         heard: participant -> when it last answered anything.
         missing: inner seat -> children of which it says that it lacks a listed share.
         unreachable: participants that others could not hand anything to.
+        delivered: digests of shares that have arrived at the parent's seat.
     """
 
     uploads: Mapping[str, str] | None = None
@@ -162,6 +163,7 @@ class GroupFacts:
     heard: Mapping[str, float] = dataclasses.field(default_factory=dict)
     missing: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unreachable: frozenset[str] = frozenset()
+    delivered: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

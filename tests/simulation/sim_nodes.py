@@ -1,8 +1,10 @@
 """Contributors and seats of the failure simulator: the real core's calls, on small vectors, at simulated prices."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from learning.secagg.context import Group
 from learning.secagg.contributor import UploadPackage, draw_mask, prepare_upload, reseal
 from learning.secagg.errors import SecondSetError
 from learning.secagg.header import UploadHeader
@@ -18,6 +20,23 @@ if TYPE_CHECKING:
     from tests.simulation.tree_simulator import World
 
 HEADER_BYTES, BOX_BYTES, STATEMENT_BYTES, ENTRY_BYTES = 1800, 240, 500, 120
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """An order to release: the set, its signatures, and the group as the collector had it."""
+
+    proposed: ContributorSet | InnerSet
+    statements: tuple[dict[str, Any], ...]
+    lost: frozenset[int]
+    blank: frozenset[int]
+    to: str | None
+    group: Group
+
+    @property
+    def what(self) -> tuple[Any, ...]:
+        """What makes two orders the same."""
+        return (self.proposed, self.lost, self.blank, self.to)
 
 
 class Contributor:
@@ -313,39 +332,33 @@ class Seat:
         self.signed.append(document)
         return document
 
-    def order(
-        self,
-        proposed: ContributorSet | InnerSet,
-        statements: list[dict[str, Any]],
-        lost: frozenset[int],
-        blank: frozenset[int],
-        to: str | None,
-        answer: Callable[[Any], None],
-    ) -> None:
-        """Release what this seat owes to ``to``, once; an order that is being carried out is only acknowledged."""
-        missing = self._lacking(proposed)
+    def order(self, order: "Order", answer: Callable[[Any], None]) -> None:
+        """Release what this seat owes, once; an order that is being carried out is only acknowledged."""
+        missing = self._lacking(order.proposed)
         answer(missing)
-        what = (proposed, lost, blank, to)
-        if what in (self.working, self.done):
+        if order.what in (self.working, self.done):
             return
         if missing:
             # Carried out as soon as the rest is here.
-            self.later = (*what, statements)
-            return
-        if self.working is not None:
+            self.later = (order, answer)
+        elif self.working is not None:
             # One after the other: a further share begins where the last one ended.
-            self.next = (*what, statements)
-            return
-        self.working = what
+            self.next = order
+        else:
+            self.working = order.what
+            self._begin(order)
+
+    def _begin(self, order: "Order") -> None:
+        proposed, checks = order.proposed, len(order.statements)
         if isinstance(proposed, InnerSet):
-            self._work(len(statements), 0, lambda: self._sum(proposed, statements), to)
-        elif self.released == (lost, blank):
-            self.resend(to)
+            self._work(checks, 0, lambda: self._sum(proposed, order), order.to)
+        elif self.released == (order.lost, order.blank):
+            self.resend(order.to)
             self._finished()
         else:
-            begun = self.released is None and lost <= self.doubtful
-            extra = 0 if begun and lost else self._extra(proposed, lost, blank) * self.world.vector_bytes
-            self._work(len(statements), extra, lambda: self._share(proposed, statements, lost, blank), to)
+            begun = self.released is None and bool(order.lost) and order.lost <= self.doubtful
+            extra = 0 if begun else self._extra(proposed, order.lost, order.blank) * self.world.vector_bytes
+            self._work(checks, extra, lambda: self._share(proposed, order), order.to)
 
     def _work(self, checks: int, vector_bytes: float, make: Callable[[], Any], to: str | None) -> None:
         def made() -> None:
@@ -360,8 +373,8 @@ class Seat:
     def _finished(self) -> None:
         self.working, self.done = None, self.working
         if self.next is not None:
-            (proposed, lost, blank, to, statements), self.next = self.next, None
-            self.order(proposed, statements, lost, blank, to, lambda _missing: None)
+            order, self.next = self.next, None
+            self.order(order, lambda _missing: None)
 
     def _lacking(self, proposed: ContributorSet | InnerSet) -> tuple[str, ...]:
         if isinstance(proposed, InnerSet):
@@ -383,35 +396,33 @@ class Seat:
         moved = len(mine ^ work.carried)
         return len(work.seeds - own) * len(names) + len(own) * len(strangers) + moved
 
-    def _share(
-        self, proposed: ContributorSet, statements: list[dict[str, Any]], lost: frozenset[int], blank: frozenset[int]
-    ) -> Any:
+    def _share(self, proposed: ContributorSet, order: "Order") -> Any:
         before = self.released or (None, frozenset())
         share = release(
             proposed,
-            statements,
+            order.statements,
             column=self.column,
             context=self.context,
-            group=self.group(),
+            group=order.group,
             signer=self.world.signer(self.participant),
-            lost=lost,
+            lost=order.lost,
             released=before[0],
             seeds=self.seeds.__getitem__,
             vectors=self.vectors.__getitem__,
-            blank=blank,
+            blank=order.blank,
             released_blank=before[1],
             begun=self.begun,
         )
-        self.released = (lost, blank)
+        self.released = (order.lost, order.blank)
         return share
 
-    def _sum(self, agreed: InnerSet, statements: list[dict[str, Any]]) -> Any:
+    def _sum(self, agreed: InnerSet, order: "Order") -> Any:
         return release_inner(
             agreed,
-            statements,
+            order.statements,
             column=self.column,
             context=self.context,
-            group=self.group(),
+            group=order.group,
             signer=self.world.signer(self.participant),
             vectors=self.children.__getitem__,
         )
@@ -443,6 +454,6 @@ class Seat:
 
     def _look(self) -> None:
         self._waiting = [ready for ready in self._waiting if not ready()]
-        if self.later is not None and not self._lacking(self.later[0]):
-            (proposed, lost, blank, to, statements), self.later = self.later, None
-            self.order(proposed, statements, lost, blank, to, lambda _missing: None)
+        if self.later is not None and not self._lacking(self.later[0].proposed):
+            (order, answer), self.later = self.later, None
+            self.order(order, answer)

@@ -41,7 +41,7 @@ from learning.secagg.shares import read_share
 from learning.tree import TOP, ExecutionTree, deal_leaves, place_columns
 from policies.signing import Signer, document_digest
 from tests.simulation.sim_clock import Clock, Event, Machine, Network, Prices
-from tests.simulation.sim_nodes import ENTRY_BYTES, STATEMENT_BYTES, Contributor, Seat
+from tests.simulation.sim_nodes import ENTRY_BYTES, STATEMENT_BYTES, Contributor, Order, Seat
 
 COLLECTOR = "collector"
 PING_BYTES = 64
@@ -278,7 +278,9 @@ class World:
             above.machine,
             self.vector_bytes,
             serve=serve,
-            done=lambda: None,
+            done=lambda: self.network.send(
+                seat.machine, self.collector.machine, 100, lambda: self.collector.take_delivered(seat.name, document)
+            ),
             failed=lambda: self.tell_unreachable(seat.machine, parent, to),
             patience=self.timeout,
         )
@@ -353,6 +355,10 @@ class _Collector:
             return
         if header.digest not in {share.digest for share in self.facts[group].shares}:
             self.learn(group, shares=(*self.facts[group].shares, header))
+
+    def take_delivered(self, group: str, document: dict[str, Any]) -> None:
+        """Note that a share has arrived at the parent's seat."""
+        self.learn(group, delivered=self.facts[group].delivered | {document_digest(document)})
 
     def take_top(self, group: str, document: dict[str, Any], vector: bytes) -> None:
         """Take a share of the top group, with its bytes."""
@@ -455,25 +461,27 @@ class _Collector:
         proposed = value.proposed
         if proposed is None:
             return
-        wanted = self._digest(proposed)
-        statements = [
-            found for found in self.statements[action.group].values() if found["payload"]["uploads"] == wanted
-        ]
-        quorum = self.world.group(action.group, value.replaced).quorum
-        voices = {seat.participant for seat in self.world.group(action.group, value.replaced).voices}
-        statements = [found for found in statements if found["payload"]["seat"] in voices][:quorum]
+        wanted, group = self._digest(proposed), self.world.group(action.group, value.replaced)
+        voices = {seat.participant for seat in group.voices}
+        signed = [found["payload"] for found in self.statements[action.group].values()]
+        names = [found["seat"] for found in signed if found["uploads"] == wanted and found["seat"] in voices]
+        statements = tuple(self.statements[action.group][name] for name in names[: group.quorum])
+        order = Order(
+            proposed=proposed,
+            statements=statements,
+            lost=action.lost,
+            blank=action.blank,
+            to=action.to,
+            group=group,
+        )
 
         def reply(answer: Any) -> None:
             self.world.network.send(
                 seat.machine, self.machine, 300, lambda: self._heard_order(action.group, seat, answer)
             )
 
-        size = self._size(proposed) + quorum * STATEMENT_BYTES
-        self._send(
-            seat,
-            size,
-            lambda: seat.order(proposed, statements, action.lost, action.blank, action.to, reply),
-        )
+        size = self._size(proposed) + group.quorum * STATEMENT_BYTES
+        self._send(seat, size, lambda: seat.order(order, reply))
 
     def _heard_order(self, group: str, seat: Seat, missing: tuple[str, ...]) -> None:
         facts, name = self.facts[group], seat.participant
