@@ -143,7 +143,7 @@ def _take_share(
         seat=sender,
         document=dict(document),
         at=now,
-        vector=None if vector is None else node.blobs.put(vector),
+        vector=None if vector is None else header.vector,
     )
 
     def work(records: Records) -> None:
@@ -154,6 +154,9 @@ def _take_share(
             return
         if any(one.seat == sender and _same_work(one.document, document) for one in earlier):
             raise ConflictError("this seat gave another share of this sum before")
+        if vector is not None:
+            # Only now: a share that is refused leaves nothing behind.
+            node.blobs.put(vector)
         records.add(share)
         _ring_at_the_last(records, attempt, name, value, {one.seat for one in (*earlier, share)}, now)
 
@@ -209,11 +212,12 @@ def receive_clear(
         attempt=attempt,
         participant_id=header.contributor,
         header_digest=header.digest,
-        vector=node.blobs.put(vector),
+        vector=header.vector,
     )
 
     def work(records: Records) -> None:
         if records.add(upload):
+            node.blobs.put(vector)
             return
         first = records.get(ClearUpload, job_id, number, attempt, header.contributor)
         if first is not None and first.header_digest != header.digest:

@@ -21,6 +21,7 @@ from learning.rounds import OPENING_KIND, RELEASE_DENIED, RoundKind, Step, StepS
 from learning.scrub import scrub
 from learning.secagg.errors import SecureAggregationError
 from learning.tree import parse_replaced
+from policies.canonical import sha256_hex
 from policies.signing import SignatureError, document_digest, verify
 
 _DELIVER_AGAIN_SECONDS = 3.0
@@ -44,9 +45,8 @@ def open_round(
     except (SignatureError, KeyError, ValueError) as error:
         raise RefusedError("bad-opening", "the round opening is malformed or not signed by the collector") from error
     _check_opening(node, part, job_id, opening)
-    model = node.blobs.put(weights)
+    model = sha256_hex(weights)
     if model != opening["model"]:
-        node.blobs.delete(model)
         raise RefusedError("wrong-model", "the model does not have the digest that the opening names")
     now = node.now()
     step = Step(
@@ -69,6 +69,8 @@ def open_round(
         steps = records.select(Step, job_id)
         _check_order(steps, step)
         if records.add(step):
+            # Only now: an opening that is refused leaves no model behind, and takes away nobody's.
+            node.blobs.put(weights)
             records.enqueue("learning.contribute", step_key(step), now)
             return step
         return records.get(Step, job_id, number, attempt) or step
