@@ -4,14 +4,17 @@ What goes through the pipe for each contributor: the columns that hear of it, it
 An empty message ends a leaf group; the clear sum of that group follows. The last message says what it all cost.
 """
 
+import base64
 import json
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 import numpy as np
 
+from learning.parcels import Entry, encode
 from learning.secagg import contributor
 from learning.secagg.context import RoundContext
-from learning.secagg.contributor import prepare_upload
+from learning.secagg.contributor import UploadPackage, prepare_upload
 from learning.secagg.packing import RingVector
 from learning.secagg.quantize import RoundingStream
 from policies.canonical import canonical_json
@@ -65,7 +68,7 @@ def contribute(shape: Shape, pipe: Connection) -> None:
 def _upload(
     shape: Shape, context: RoundContext, number: int, pool: Pool, signer: Signer, watch: Stopwatch, pipe: Connection
 ) -> tuple[int, RingVector]:
-    """Send one contributor's package; return the bytes that its seats get from it, and its plain vector."""
+    """Send one contributor's package; return the bytes that it sends, and its plain vector."""
     values = pool.update(number)
     with watch.role(ROLE, QUANTISE):
         vector = shape.layout.encode({"w": values}, RoundingStream(number.to_bytes(32, "big")))
@@ -78,12 +81,26 @@ def _upload(
             contributor=shape.contributor_id(number),
         )
     with watch.role(ROLE, HEADER):
-        header = canonical_json(package.document)
+        sent = _bodies(package, shape.group.carriers(context, shape.contributor_id(number)))
     columns = bytes(range(_REACHED if number in shape.dead else shape.seats))
     pipe.send_bytes(columns)
-    pipe.send_bytes(header)
+    pipe.send_bytes(canonical_json(package.document))
     pipe.send_bytes(b"".join(package.boxes))
     pipe.send_bytes(package.vector)
     if shape.in_turn:
         pipe.recv_bytes()
-    return len(package.vector) + shape.seats * len(header) + sum(map(len, package.boxes)), vector
+    return sent, vector
+
+
+def _bodies(package: UploadPackage, carriers: Sequence[int]) -> int:
+    """Return the bytes of what a contributor sends, as the learning API has it, without HTTP.
+
+    The first carrier gets header, vector, its own box and those of the seats that it hands copies to; a seat that
+    stores no copy gets header and box.
+    """
+    boxes = {column: base64.b64encode(box).decode() for column, box in enumerate(package.boxes)}
+    first, *others = carriers
+    copies = {str(column): boxes[column] for column in others}
+    entries = [Entry(document=package.document, box=boxes[first], vector=b"", copies=copies)]
+    entries += [Entry(document=package.document, box=boxes[column]) for column in boxes if column not in carriers]
+    return len(package.vector) + sum(len(encode([entry])) for entry in entries)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +17,7 @@ from learning.tree import TOP
 from tests.benchmarks import secagg_contributors
 from tests.benchmarks.secagg_clock import Stopwatch, peak_bytes
 from tests.benchmarks.secagg_inner import InnerGroup
-from tests.benchmarks.secagg_seats import LeafGroup, count_parts, messages
+from tests.benchmarks.secagg_seats import Inbox, LeafGroup, count_parts
 from tests.benchmarks.secagg_stage import Shape
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -33,7 +32,7 @@ class Outcome:
         seconds: CPU seconds by role and part.
         contributor: CPU seconds of one contributor, the median.
         uploads: contributors that uploaded in full.
-        uploaded: bytes that left them: the vector once, header and box to every seat.
+        uploaded: bytes that left them: the vector once, headers and boxes, as the learning API has them, without HTTP.
         summed: contributors in the sum.
         exact: every group's sum and the total are the clear ones, and nobody who uploaded is missing.
         contributor_peak: most bytes that the contributors' process held.
@@ -91,7 +90,7 @@ class _Round:
 
     shape: Shape
     watch: Stopwatch
-    arriving: Iterator[bytes]
+    arriving: Inbox
     pipe: Connection
     clear: RingVector
     exact: bool = True
@@ -142,7 +141,7 @@ def _seats(shape: Shape, answer: Connection) -> None:
     watch = Stopwatch()
     count_parts(watch)
     clear = np.zeros(shape.d, dtype="<u4")
-    play = _Round(shape=shape, watch=watch, arriving=messages(here), pipe=here, clear=clear)
+    play = _Round(shape=shape, watch=watch, arriving=Inbox(here), pipe=here, clear=clear)
     exact = np.array_equal(play.total(), play.clear) and play.exact
     costs = json.loads(next(play.arriving))
     process.join()

@@ -4,10 +4,11 @@ The seats of a group share this process, so that memory and CPU printed are thos
 several seats store is kept once and checked by each.
 """
 
+import contextlib
 import dataclasses
 import json
-import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.connection import Connection
@@ -167,24 +168,41 @@ def count_parts(watch: Stopwatch) -> None:
     watch.wrap(SealingKey, "open", OPENS)
 
 
-def messages(pipe: Connection) -> Iterator[bytes]:
-    """Yield what comes through the pipe, read ahead by a thread of its own."""
-    waiting: queue.Queue[bytes] = queue.Queue()
-    room = threading.Semaphore(_AHEAD >> 16)
+class Inbox:
+    """What comes through the pipe, read ahead by a thread of its own, but not far."""
 
-    def read() -> None:
-        try:
+    def __init__(self, pipe: Connection) -> None:
+        """Begin to read."""
+        self._waiting: deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._ahead = 0
+        self._over = False
+        threading.Thread(target=self._read, args=(pipe,), daemon=True).start()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return the inbox: one message after the other."""
+        return self
+
+    def __next__(self) -> bytes:
+        """Return the next message; the sender's end is the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._over)
+            if not self._waiting:
+                raise StopIteration
+            data = self._waiting.popleft()
+            self._ahead -= len(data)
+            self._changed.notify_all()
+        return data
+
+    def _read(self, pipe: Connection) -> None:
+        with contextlib.suppress(EOFError, OSError):
             while True:
                 data = pipe.recv_bytes()
-                for _ in range(min(len(data), _AHEAD) >> 16):
-                    room.acquire()
-                waiting.put(data)
-        except EOFError:
-            pass
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        data = waiting.get()
-        if size := min(len(data), _AHEAD) >> 16:
-            room.release(size)
-        yield data
+                with self._changed:
+                    self._changed.wait_for(lambda: self._ahead < _AHEAD)
+                    self._waiting.append(data)
+                    self._ahead += len(data)
+                    self._changed.notify_all()
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
