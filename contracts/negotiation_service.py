@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 
 from contracts import agreement, negotiation, offers, states
 from contracts.actions import actions, decide_any
-from contracts.callbacks import require_callback
 from contracts.codec import Envelope
 from contracts.commands import Accept, Agree, CounterOffer, CounterRequest, NegotiationCommand, Terminate
 from contracts.errors import (
@@ -22,9 +21,10 @@ from contracts.errors import (
     UnknownProcessError,
 )
 from contracts.messages import ContractOfferMessage, ContractRequestMessage, NegotiationMessage, Offer
+from contracts.parties import as_last_seen, counterparty_at, require_party
 from contracts.ports import Assessment, Behaviour, Later, Participant, PolicyGate, Store, UnitOfWork
 from contracts.processes import Caller, Counterparty, Kind, Negotiation, Outcome
-from contracts.receipts import Answer, answer, receipt, repeat, repeated_first
+from contracts.receipts import Answer, answer, receipt, repeated_first, repeated_later
 from contracts.recorder import Recorder
 from contracts.states import NegotiationState, Role
 from contracts.usage import consumer_facts
@@ -58,10 +58,7 @@ class NegotiationService:
         message = envelope.message
         if not isinstance(message, (ContractRequestMessage, ContractOfferMessage)) or message.callback_address is None:
             raise MalformedMessageError("a first message carries a callbackAddress")
-        callback = require_callback(caller, message.callback_address)
-        peer = Counterparty(
-            participant_id=caller.participant_id, address=callback, public_key=caller.public_key, roles=caller.roles
-        )
+        peer = counterparty_at(caller, message.callback_address)
         role = Role.PROVIDER if isinstance(message, ContractRequestMessage) else Role.CONSUMER
         peer_pid = message.consumer_pid if isinstance(message, ContractRequestMessage) else message.provider_pid
 
@@ -90,20 +87,14 @@ class NegotiationService:
         message: NegotiationMessage = envelope.message  # type: ignore[assignment] # the codec was asked for these only
 
         def work(uow: UnitOfWork) -> Answer:
-            current = uow.negotiation(pid, lock=True)
-            if current is None or current.counterparty.participant_id != caller.participant_id:
-                raise UnknownProcessError("there is no such negotiation")
+            current = require_party(uow.negotiation(pid, lock=True), caller, "negotiation")
             now = self.recorder.clock()
             legal = states.is_legal(current.role.other, current.state, message.step)
-            earlier = uow.receive(receipt(pid, envelope, message.step, now))
-            if earlier is not None and (envelope.message_id is not None or not legal):
-                return repeat(current, earlier, envelope, message.step)
-            known = dataclasses.replace(
-                current.counterparty,
-                public_key=caller.public_key or current.counterparty.public_key,
-                roles=caller.roles or current.counterparty.roles,
-            )
-            received = negotiation.receive(dataclasses.replace(current, counterparty=known), message, now=now)
+            again = repeated_later(uow, current, envelope, message.step, legal=legal, now=now)
+            if again is not None:
+                return again
+            current = dataclasses.replace(current, counterparty=as_last_seen(current.counterparty, caller))
+            received = negotiation.receive(current, message, now=now)
             outcomes, act_at = self._advance(uow, received)
             self.recorder.write(uow, outcomes, new=False, act_at=act_at)
             return answer(received.value)
@@ -116,10 +107,7 @@ class NegotiationService:
         Raises:
             UnknownProcessError: no such negotiation with this caller.
         """
-        found = self.store.negotiation(pid)
-        if found is None or found.counterparty.participant_id != caller.participant_id:
-            raise UnknownProcessError("there is no such negotiation")
-        return found
+        return require_party(self.store.negotiation(pid), caller, "negotiation")
 
     # Commands
 

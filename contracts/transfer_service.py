@@ -8,7 +8,6 @@ import dataclasses
 from datetime import datetime, timedelta
 
 from contracts import transfer, transfers, usage
-from contracts.callbacks import require_callback
 from contracts.codec import Envelope
 from contracts.commands import Complete, End, Start, Suspend, TransferCommand
 from contracts.errors import (
@@ -20,9 +19,10 @@ from contracts.errors import (
     UnknownProcessError,
 )
 from contracts.messages import DataAddress, TransferMessage, TransferRequestMessage, TransferStartMessage
+from contracts.parties import as_last_seen, counterparty_at, require_party
 from contracts.ports import Later, Participant, PolicyGate, Store, TransferBehaviour, UnitOfWork
 from contracts.processes import AgreementRecord, Caller, Counterparty, Kind, Transfer
-from contracts.receipts import Answer, answer, receipt, repeat, repeated_first
+from contracts.receipts import Answer, answer, receipt, repeated_first, repeated_later
 from contracts.recorder import Recorder
 from contracts.states import Role
 from contracts.transfers import TransferState
@@ -52,10 +52,7 @@ class TransferService:
         message = envelope.message
         if not isinstance(message, TransferRequestMessage):
             raise MalformedMessageError("a first message is a TransferRequestMessage")
-        callback = require_callback(caller, message.callback_address)
-        peer = Counterparty(
-            participant_id=caller.participant_id, address=callback, public_key=caller.public_key, roles=caller.roles
-        )
+        peer = counterparty_at(caller, message.callback_address)
 
         def work(uow: UnitOfWork) -> Answer:
             now = self.recorder.clock()
@@ -92,14 +89,13 @@ class TransferService:
             self._require_restart(caller, pid)
 
         def work(uow: UnitOfWork) -> Answer:
-            current = uow.transfer(pid, lock=True)
-            if current is None or current.counterparty.participant_id != caller.participant_id:
-                raise UnknownProcessError("there is no such transfer")
+            current = require_party(uow.transfer(pid, lock=True), caller, "transfer")
             now = self.recorder.clock()
             legal = transfers.is_legal(current.role.other, current.state, message.step)
-            earlier = uow.receive(receipt(pid, envelope, message.step, now))
-            if earlier is not None and (envelope.message_id is not None or not legal):
-                return repeat(current, earlier, envelope, message.step)
+            again = repeated_later(uow, current, envelope, message.step, legal=legal, now=now)
+            if again is not None:
+                return again
+            current = dataclasses.replace(current, counterparty=as_last_seen(current.counterparty, caller))
             received = transfer.receive(current, message, now=now)
             self.recorder.write(uow, [received], new=False, act_at=now)
             return answer(received.value)
@@ -112,10 +108,7 @@ class TransferService:
         Raises:
             UnknownProcessError: no such transfer with this caller.
         """
-        found = self.store.transfer(pid)
-        if found is None or found.counterparty.participant_id != caller.participant_id:
-            raise UnknownProcessError("there is no such transfer")
-        return found
+        return require_party(self.store.transfer(pid), caller, "transfer")
 
     # Commands
 
