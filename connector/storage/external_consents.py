@@ -54,7 +54,6 @@ class SqlExternalConsents:
         with self._database.reading() as connection:
             return [ExternalConsent(**row) for row in connection.execute(statement).mappings()]
 
-
     def of_consent(self, consent_id: str) -> list[ExternalConsent]:
         """Return the links of one consent of the other service, one a purpose."""
         statement = select(external_consents).where(external_consents.c.consent_id == consent_id)
