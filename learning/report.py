@@ -52,6 +52,7 @@ def report_payload(
         "parameters": parameter_count(parse_model(plan.model)),
         "collector": {"participant": manifest.terms.collector, "organisation": manifest.terms.collector_organisation},
         "aggregation": _aggregation(plan, manifest),
+        "tree": group_facts(manifest, job.replaced) if plan.aggregation.mode == "tree" else [],
         "privacy": {"cohort_floor": plan.cohort_floor, "differential_privacy": None},
         "members": [
             {
@@ -75,6 +76,33 @@ def report_payload(
     }
 
 
+def group_facts(manifest: Manifest, replaced: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
+    """Return the groups of a job's tree, the top first: parent, seats as they are now, and the members of a leaf.
+
+    Args:
+        manifest: the job's manifest.
+        replaced: group -> column -> times its seat has been replaced.
+    """
+    tree = manifest.tree
+    if tree is None:
+        return []
+    found = []
+    for name in tree.names:
+        now = {int(column): times for column, times in replaced.get(name, {}).items()}
+        leaf = tree.is_leaf(name)
+        found.append(
+            {
+                "name": name,
+                "parent": tree.parent(name),
+                "leaf": leaf,
+                "seats": list(tree.seats(name, now)),
+                "first_seats": list(tree.seats(name)),
+                "members": list(manifest.leaf_members(name)) if leaf else [],
+            }
+        )
+    return found
+
+
 def _aggregation(plan: TrainingPlan, manifest: Manifest) -> dict[str, Any]:
     group = manifest.group
     return {
@@ -86,6 +114,10 @@ def _aggregation(plan: TrainingPlan, manifest: Manifest) -> dict[str, Any]:
         "copies": group.copies if group else 1,
         "n_min": manifest.terms.n_min,
         "n_max": manifest.terms.n_max,
+        "granularity": manifest.terms.granularity,
+        "groups": len(manifest.tree.names) if manifest.tree else 0,
+        "leaves": len(manifest.tree.leaves) if manifest.tree else 0,
+        "depth": manifest.tree.depth if manifest.tree else 0,
     }
 
 
@@ -101,7 +133,9 @@ def _round(value: Round) -> dict[str, Any]:
         "contributors": contributors,
         "expected": len(value.expected),
         "missing": [name for name in value.expected if name not in contributors],
+        "counted": value.counted,
         "lost_seats": list(value.lost),
+        "groups": value.groups,
         "opened_at": value.opened_at.isoformat(),
         "timing": value.timing,
         "sizes": value.sizes,

@@ -27,7 +27,16 @@ def demo(
     strategy: Annotated[
         str | None, typer.Option(metavar="NAME", help="fedavg, fedadam, fedyogi or fedadagrad.")
     ] = None,
-    aggregation: Annotated[str, typer.Option(metavar="NAME", help="star (secure) or clear.")] = "star",
+    aggregation: Annotated[
+        str,
+        typer.Option("--aggregation", "--topology", metavar="NAME", help="star or tree (both secure), or clear."),
+    ] = "star",
+    granularity: Annotated[
+        str, typer.Option(metavar="NAME", help="Who contributes: each provider, or each learner.")
+    ] = "provider",
+    learners: Annotated[
+        int | None, typer.Option(metavar="N", help="How many made-up learners in all, over the schools.", min=20)
+    ] = None,
     seats: Annotated[int, typer.Option(metavar="M", help="Seats that sum (m).")] = 3,
     threshold: Annotated[int, typer.Option(metavar="T", help="Seats that may collude and learn nothing (t).")] = 1,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the result goes.")] = Path("demo-out"),
@@ -72,8 +81,10 @@ def demo(
 
     if strategy not in (None, "fedavg", "fedadam", "fedyogi", "fedadagrad"):
         raise typer.BadParameter("the strategy is fedavg, fedadam, fedyogi or fedadagrad")
-    if aggregation not in ("star", "clear"):
-        raise typer.BadParameter("the aggregation is star or clear")
+    if aggregation not in ("star", "tree", "clear"):
+        raise typer.BadParameter("the topology is star, tree or clear")
+    if granularity not in ("provider", "learner"):
+        raise typer.BadParameter("the granularity is provider or learner")
     configure_logging("console")
     # Also where a shell started us in the background, which means: with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -95,6 +106,8 @@ def demo(
         parameters=dict(_pair(text) for text in set_),
         refuse_share=refuse,
         min_contributors=min_contributors,
+        granularity=granularity,  # type: ignore[arg-type] # checked above
+        learners=learners,
         recruit_seconds=recruit_seconds,
         finetune=finetune,
         central=central,

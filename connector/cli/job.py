@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,15 +169,56 @@ def show_tree(folder: Folder, job: JobId = "", as_json: AsJson = False) -> None:
         show_json(found)
         return
     print(f"manifest {found['manifest_digest']}")
-    print(f"collector {found['collector']}: adds what the seats release, and sees only that")
-    for number, seat in enumerate(found["seats"]):
-        print(f"  seat {number}: {names.get(seat, seat)}")
+    print(f"collector {found['collector']}: adds what the top's seats release, and sees only that")
+    for line in tree_lines(found, names):
+        print(line)
+
+
+def tree_lines(found: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """Return a job's tree as indented lines: groups with their seats, who contributes to which leaf, who was lost."""
+    lines = []
+    last = {group["group"]: group for group in found["rounds"][-1]["groups"]} if found["rounds"] else {}
+    for group in found["groups"]:
+        depth = "  " * (group["name"].count(".") + 1)
+        what = "leaf group" if group["leaf"] else "group"
+        lines.append(f"{depth}{what} {group['name']}")
+        for number, seat in enumerate(group["seats"]):
+            before = group["first_seats"][number]
+            instead = "" if seat == before else f", instead of {names.get(before, before)}"
+            lines.append(f"{depth}  seat {number}: {names.get(seat, seat)}{instead}")
+        lines += [f"{depth}  contributor: {names.get(member, member)}" for member in group["members"]]
+        if group["name"] in last:
+            lines.append(f"{depth}  last sum: {_last_sum(last[group['name']], leaf=group['leaf'])}")
+    if found["granularity"] == "learner":
+        lines.append(
+            "  contributors: the learners of " + ", ".join(names.get(one, one) for one in found["contributors"])
+        )
+    elif found["aggregation"] == "clear":
+        lines += [f"    contributor: {names.get(one, one)}" for one in found["contributors"]]
     if found["seats"]:
-        print(f"  any {found['threshold']} of {len(found['seats'])} seats learn nothing")
-    for contributor in found["contributors"]:
-        print(f"    contributor: {names.get(contributor, contributor)}")
-    for warning in found["warnings"]:
-        print(f"  warning: {warning}")
+        lines.append(f"  any {found['threshold']} of {len(found['seats'])} seats of a group learn nothing")
+    for row in found["rounds"]:
+        for group in row["groups"]:
+            trouble = _trouble(group)
+            lines += [f"  round {row['round']}: group {group['group']}: {trouble}"] if trouble else []
+    return lines + [f"  warning: {warning}" for warning in found["warnings"]]
+
+
+def _last_sum(group: Mapping[str, Any], *, leaf: bool) -> str:
+    count = f"{group['contributors']} contributions, " if leaf else ""
+    when = "" if group["seconds"] is None else f" after {group['seconds']:.1f} s"
+    return f"{count}{group['shares']} shares, {group['bytes']:,} bytes{when}"
+
+
+def _trouble(group: Mapping[str, Any]) -> str:
+    if not group["inside"]:
+        return f"left out ({group['reason']})"
+    parts = []
+    if group["lost"]:
+        parts.append("work of seats " + ", ".join(map(str, group["lost"])) + " taken over")
+    if group["in_this_round"]:
+        parts.append("seats " + ", ".join(map(str, group["in_this_round"])) + " replaced")
+    return "; ".join(parts)
 
 
 def newest_agreements(own: "OperatorClient") -> list[str]:

@@ -63,6 +63,34 @@ ONE_MORE = School(name="dogwood", learners=45, ability=0.1, focus=2.0)
 """A school that joins later."""
 
 
+_MORE = (
+    "elm", "fir", "gum", "hazel", "ivy", "juniper", "kauri", "larch", "maple", "neem", "oak", "pine", "quince", "rowan",
+    "spruce", "teak",
+)  # fmt: skip
+
+
+def more_schools(count: int, learners: int | None = None) -> tuple[School, ...]:
+    """Return ``count`` schools, the usual ones first; ``learners`` in all, in the usual proportions.
+
+    Raises:
+        ValueError: more schools than there are names for.
+    """
+    known = (*SCHOOLS, ONE_MORE)
+    if count > len(known) + len(_MORE):
+        raise ValueError(f"there are {len(known) + len(_MORE)} made-up schools at most")
+    named = [School(name=name, learners=50 + 10 * (place % 5), ability=0.2 * (place % 4) - 0.3, focus=1.0 + place % 3)
+             for place, name in enumerate(_MORE)]  # fmt: skip
+    chosen = (*known, *named)[:count]
+    if learners is None:
+        return chosen
+    usual, given, found = sum(school.learners for school in chosen), 0, []
+    for place, school in enumerate(chosen):
+        upto = learners * sum(one.learners for one in chosen[: place + 1]) // usual
+        found.append(dataclasses.replace(school, learners=upto - given))
+        given = upto
+    return tuple(found)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Items:
     skills: tuple[tuple[int, ...], ...]

@@ -13,6 +13,7 @@ from learning.plans import Aggregation, Evaluation, TrainingPlan, parse_plan, pl
 from policies.canonical import digest
 
 Recipe: TypeAlias = Literal["knowledge-tracing", "at-risk", "heart-disease"]
+Granularity: TypeAlias = Literal["provider", "learner"]
 Strategy: TypeAlias = Literal["fedavg", "fedadam", "fedyogi", "fedadagrad"]
 
 _ORCHARD = "https://w3id.org/orchard/"
@@ -39,6 +40,7 @@ class PlanOptions:
         small_rows: providers with fewer training rows are averaged apart.
         cohort_floor: fewest consenting learners per provider.
         round_seconds, recruit_seconds: deadlines.
+        granularity: ``learner`` makes every learner a contributor, with settings of its own.
     """
 
     rounds: int | None = None
@@ -53,6 +55,7 @@ class PlanOptions:
     min_contributors: int = 2
     round_seconds: float = 120.0
     recruit_seconds: float = 3600.0
+    granularity: Granularity = "provider"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,24 @@ class _Terms:
     local: Mapping[str, Any]
     clip: float
     alone: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _LearnerTerms:
+    """What is different where each learner is a contributor: one small step each, and the server's optimiser decides."""
+
+    local: Mapping[str, Any]
+    clip: float
+    weight_cap: int
+
+
+_STEP = {"optimiser": "sgd", "batch_size": 32, "clip_norm": 1.0, "epochs": 1}
+_LEARNERS: Mapping[Recipe, _LearnerTerms] = {
+    "knowledge-tracing": _LearnerTerms(local={**_STEP, "learning_rate": 0.5}, clip=0.5, weight_cap=64),
+    "at-risk": _LearnerTerms(local={**_STEP, "learning_rate": 1.0}, clip=1.0, weight_cap=4),
+    "heart-disease": _LearnerTerms(local={**_STEP, "learning_rate": 0.1}, clip=0.1, weight_cap=4),
+}
+_ROUND_SECONDS = 900.0
 
 
 # The clip is far over what a round can move (learning rate x steps x gradient norm): it does not bite.
@@ -132,32 +153,35 @@ def build_plan(
     if len(outputs) != 1:
         raise DemoPlanError("no dataset was found" if not outputs else "the datasets do not have the same columns")
     ((features, output),) = outputs.items()
-    terms = _TERMS[recipe]
-    strategy = options.strategy or terms.strategy
+    terms, each = _TERMS[recipe], _LEARNERS[recipe] if options.granularity == "learner" else None
+    strategy = options.strategy or (terms.strategy if each is None else "fedadam")
     plan = TrainingPlan(
         title=terms.title,
         purpose=terms.purpose,
         algorithm_class=terms.algorithm_class,
         shape=output["shape"],
         features=features,
-        model=_model(recipe, output),
+        model=_model(recipe, output, small=each is not None),
         seed=options.seed,
         rounds=options.rounds or terms.rounds,
-        local=dict(terms.local),
+        local=dict(terms.local if each is None else each.local),
         strategy={"kind": strategy, "learning_rate": _RATES[strategy]},
         aggregation=options.aggregation,
         evaluation=Evaluation(
-            baseline=options.baseline,
-            finetune=options.finetune,
+            baseline=options.baseline and each is None,
+            finetune=options.finetune and each is None,
             small_rows=options.small_rows,
             baseline_local=dict(terms.alone) if terms.alone else None,
         ),
+        granularity=options.granularity,
         initial_weights=options.initial_weights,
         cohort_floor=options.cohort_floor,
         min_contributors=options.min_contributors,
-        clip=terms.clip,
-        weight_cap=weight_cap([str(properties["rowsBand"]) for properties in datasets]),
-        round_seconds=options.round_seconds,
+        clip=terms.clip if each is None else each.clip,
+        weight_cap=weight_cap([str(properties["rowsBand"]) for properties in datasets])
+        if each is None
+        else each.weight_cap,
+        round_seconds=options.round_seconds if each is None else max(options.round_seconds, _ROUND_SECONDS),
         recruit_seconds=options.recruit_seconds,
     )
     return plan_payload(parse_plan(plan_payload(plan)))
@@ -176,9 +200,11 @@ def weight_cap(bands: Sequence[str]) -> int:
     return 1 << max(largest - 1, 1).bit_length()
 
 
-def _model(recipe: Recipe, output: Mapping[str, Any]) -> dict[str, Any]:
+def _model(recipe: Recipe, output: Mapping[str, Any], *, small: bool) -> dict[str, Any]:
     if recipe == "knowledge-tracing":
-        return {"kind": "dkt", "skills": output["skills"], "embedding": 32, "hidden": 64}
+        # Every learner uploads a vector of the model's size.
+        embedding, hidden = (16, 32) if small else (32, 64)
+        return {"kind": "dkt", "skills": output["skills"], "embedding": embedding, "hidden": hidden}
     if recipe == "at-risk":
         return {"kind": "mlp", "inputs": output["inputs"], "hidden": [64, 32]}
     return {"kind": "logistic-regression", "inputs": output["inputs"]}

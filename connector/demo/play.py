@@ -41,6 +41,8 @@ class DemoOptions:
     parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     refuse_share: float = 0.1
     min_contributors: int | None = None
+    granularity: plans.Granularity = "provider"
+    learners: int | None = None
     finetune: bool = False
     central: bool = False
     withdraw: bool = True
@@ -72,6 +74,7 @@ def prepare(options: DemoOptions, narrator: Narrator) -> Stage:
         base_port=options.base_port,
         database_url=options.database_url,
         parameters=options.parameters,
+        learners_in_all=options.learners,
     )
     publish(stage)
     narrator.say(f"one AI provider and {len(stage.schools)} data providers below {stage.root}")
@@ -179,6 +182,7 @@ def _plan_options(options: DemoOptions, stage: Stage) -> plans.PlanOptions:
         small_rows=0 if stage.synthetic else options.small_rows,
         min_contributors=options.min_contributors or max(2, -(-2 * count // 3)),
         recruit_seconds=options.recruit_seconds,
+        granularity=options.granularity,
     )
 
 

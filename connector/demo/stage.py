@@ -34,6 +34,8 @@ DATASET = "answers"
 CLIENT_ID = "orchard"
 AI = "ai-provider"
 _SYNTHETIC = "synthetic-xapi"
+# A school of more made-up learners hands their answers in as a list, as real schools do.
+_ONE_BY_ONE = 150
 _SHARED_FORK_SERVER = "fork.sock"
 
 
@@ -87,15 +89,18 @@ class Running:
         stop([*self.apis.values(), *self.workers.values(), *sign_in, self.broker])
 
 
-def choose_data(data: Path | None, root: Path, count: int | None, seed: int) -> tuple[Path, Path, list[ProviderEntry]]:
+def choose_data(
+    data: Path | None, root: Path, count: int | None, seed: int, learners: int | None = None
+) -> tuple[Path, Path, list[ProviderEntry]]:
     """Return the view file, the data folder and the providers in it; without a folder, made-up schools.
 
     Raises:
         DemoError: the folder is not there, no view fits it, or it holds too few providers.
     """
     if data is None:
-        schools = generator.SCHOOLS if count is None else (*generator.SCHOOLS, generator.ONE_MORE)[:count]
-        generator.generate(root / "data", schools=(*generator.SCHOOLS, generator.ONE_MORE), seed=seed)
+        schools = _made_up(len(generator.SCHOOLS) if count is None else count, learners)
+        made = {school.name: school for school in (generator.ONE_MORE, *schools)}
+        generator.generate(root / "data", schools=tuple(made.values()), seed=seed)
         view_file = next(path for path in bundled_views() if path.stem == _SYNTHETIC)
         data = root / "data"
         entries = [
@@ -125,10 +130,11 @@ def make_stage(
     base_port: int | None,
     database_url: str | None,
     parameters: Mapping[str, str],
+    learners_in_all: int | None = None,
 ) -> Stage:
     """Make the data space in ``root``: an authority, a broker's users, one AI provider and the data providers."""
     root.mkdir(parents=True, exist_ok=True)
-    view_file, folder, entries = choose_data(data, root, count, seed)
+    view_file, folder, entries = choose_data(data, root, count, seed, learners_in_all)
     view = load_view(view_file)
     recipe = plans.recipe_for(view.name, view.shape)
     purpose, algorithm_class = plans.recipe_purpose(recipe)
@@ -277,7 +283,14 @@ def _school(
     else:
         source = open_source(view, Location(folder=data, parameters=parameters))
         people = [learners.Learner(subject=subject) for subject in list_subjects(source)]
-    return School(place=place, entry=entry, learners=people, one_by_one=synthetic)
+    return School(place=place, entry=entry, learners=people, one_by_one=synthetic and len(people) <= _ONE_BY_ONE)
+
+
+def _made_up(count: int, learners_in_all: int | None) -> tuple[generator.School, ...]:
+    try:
+        return generator.more_schools(count, learners_in_all)
+    except ValueError as error:
+        raise DemoError(str(error)) from error
 
 
 def _own_parameters(view: FeatureView, given: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from learning.jobs import JOB_ENDS, Job, JobEvent, JobLine, Member, OwnPlan, Par
 from learning.node import Node
 from learning.placing import own_manifest
 from learning.ports import Records
+from learning.report import group_facts
 from learning.rounds import Round, Step
 
 _FOLLOW_SECONDS = 0.4
@@ -177,10 +178,20 @@ def _result_routes(router: APIRouter, node: Node) -> None:
 
     @router.get("/jobs/{job_id}/tree")
     def read_tree(_operator: Reader, job_id: str) -> dict[str, Any]:
-        """Return who contributes, who holds a seat, and the manifest that says so."""
+        """Return who contributes, who holds a seat in which group, what became of them, and the manifest."""
         job = _job(node, job_id)
         manifest = own_manifest(node, job.manifest)
+        rounds = node.store.run("job.tree", lambda records: records.select(Round, job_id))
         return {
+            "aggregation": manifest.terms.aggregation,
+            "granularity": manifest.terms.granularity,
+            "groups": group_facts(manifest, job.replaced),
+            "columns": [] if manifest.tree is None else [list(ring) for ring in manifest.tree.columns],
+            "rounds": [
+                {"round": row.round, "attempt": row.attempt, "counted": row.counted, "groups": row.groups}
+                for row in rounds
+                if row.groups
+            ],
             "manifest_digest": manifest.digest,
             "beacon": manifest.beacon,
             "collector": node.participant_id,

@@ -199,10 +199,15 @@ def _round(row: Mapping[str, Any], aggregation: Mapping[str, Any]) -> RoundFacts
 
 
 def _flows(row: Mapping[str, Any], aggregation: Mapping[str, Any]) -> dict[str, int]:
-    vector, contributors = row["sizes"].get("vector", 0), len(row["contributors"])
+    vector, contributors = row["sizes"].get("vector", 0), row.get("counted") or len(row["contributors"])
     seats = aggregation.get("seats") or 0
+    groups = aggregation.get("groups")
     copies = aggregation.get("copies") or max(seats - (aggregation.get("threshold") or 0), 1)
-    sizes = (row["sizes"].get("model", 0) * row["expected"], vector * contributors * copies, vector * seats)
+    sizes = (
+        row["sizes"].get("model", 0) * row["expected"],
+        vector * contributors * copies,
+        vector * seats * (groups or 1),
+    )
     return dict(zip(FLOWS, sizes, strict=True))
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from connector.reporting import plots, wording
 from connector.reporting.facts import RunFacts, read_facts
+from connector.reporting.groups import group_tree
 from connector.reporting.observations import NOTHING, Observations
 from connector.reporting.tables import comparison_rows, energy, metric_rows
 from connector.reporting.tree import execution_tree
@@ -53,7 +54,7 @@ def render_page(document: Mapping[str, Any], observations: Observations = NOTHIN
         metric_rows=metric_rows(facts),
         curves=[drawn for name in (metric, "loss") if (drawn := plots.curve(facts, name)) is not None],
         providers=plots.providers(facts, metric),
-        tree=execution_tree(facts),
+        tree=group_tree(facts) if facts.payload.get("tree") else execution_tree(facts),
         costs=[drawn for drawn in (plots.round_times(facts), plots.round_bytes(facts)) if drawn is not None],
         events=_events(facts),
         wording=wording,

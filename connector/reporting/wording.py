@@ -47,7 +47,13 @@ def mode(aggregation: Mapping[str, Any]) -> str:
         return "clear: updates are not masked (the contracts allow it)"
     seats, threshold = aggregation["seats"], aggregation["threshold"]
     quorum = f"; {aggregation['quorum']} of {seats} signatures fix who is in a sum" if aggregation.get("quorum") else ""
-    return f"secure sums, star of {seats} seats{quorum}; up to {threshold} colluding seat{'s'[: threshold != 1]} learn nothing"
+    form = f"star of {seats} seats"
+    if aggregation["mode"] == "tree":
+        groups, leaves = aggregation["groups"], aggregation["leaves"]
+        form = f"tree of {groups} groups of {seats} seats, {leaves} of them leaf groups"
+    each = " of a group" if aggregation["mode"] == "tree" else ""
+    learn = f"up to {threshold} colluding seat{'s'[: threshold != 1]}{each} learn nothing"
+    return f"secure sums, {form}{quorum}; {learn}"
 
 
 def sums(aggregation: Mapping[str, Any]) -> str:
@@ -60,6 +66,10 @@ def ai_provider_sees(aggregation: Mapping[str, Any]) -> str:
     if aggregation["mode"] == "clear":
         return "each provider's update and sums; never a row"
     fewest = aggregation.get("n_min") or 2
+    if aggregation.get("granularity") == "learner":
+        return (
+            f"one sum per round over learners, at least {fewest} in each leaf group; never one learner's update or rows"
+        )
     return f"one sum per round over at least {fewest} providers; never one provider's update, metrics or rows"
 
 
