@@ -22,7 +22,7 @@ from contracts.errors import MalformedMessageError, PeerUnavailableError
 from contracts.ports import PeerAnswer, PeerCalls, Store, UnitOfWork
 from contracts.processes import Kind, Negotiation, OutboxRow, OutboxStatus, Outcome, Process, Transfer
 from contracts.reconciliation import Verdict
-from contracts.recorder import UNKNOWN_PID, Recorder
+from contracts.recorder import BEHAVIOUR_SECONDS, UNKNOWN_PID, Recorder
 from contracts.standing import PeerStandings
 from contracts.states import NegotiationState, Role
 from contracts.transfers import TransferState
@@ -109,8 +109,13 @@ class DeliveryService:
         return tuple(self.store.lease_due(lease=lease, now=now, until=self._until(now), limit=limit, skip=skip))
 
     def release(self, holder: str) -> None:
-        """Free what a process of this name held when it died."""
+        """Free what a process of this name held when it died: messages, and behaviours it was asking.
+
+        Others' behaviours may be asked once too often or early; asking is harmless.
+        """
         self.store.release(holder)
+        now = self.recorder.clock()
+        self.store.hasten(now=now, until=now + timedelta(seconds=BEHAVIOUR_SECONDS))
 
     def due_behaviours(self, limit: int) -> tuple[tuple[Kind, str], ...]:
         """Return which processes are due for their behaviour (for the sweep)."""

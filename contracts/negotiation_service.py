@@ -25,7 +25,7 @@ from contracts.parties import as_last_seen, counterparty_at, require_party
 from contracts.ports import Assessment, Behaviour, Later, Participant, PolicyGate, Store, UnitOfWork
 from contracts.processes import Caller, Counterparty, Kind, Negotiation, Outcome
 from contracts.receipts import Answer, answer, receipt, repeated_first, repeated_later
-from contracts.recorder import Recorder
+from contracts.recorder import BEHAVIOUR_SECONDS, Recorder
 from contracts.states import NegotiationState, Role
 from contracts.usage import consumer_facts
 from policies.signing import Signer
@@ -160,7 +160,7 @@ class NegotiationService:
 
         def work(uow: UnitOfWork) -> None:
             now = self.recorder.clock()
-            taken = uow.take_due(Kind.NEGOTIATION, pid, now=now, until=now + timedelta(minutes=1))
+            taken = uow.take_due(Kind.NEGOTIATION, pid, now=now, until=now + timedelta(seconds=BEHAVIOUR_SECONDS))
             if taken is None or not isinstance(taken[0], Negotiation):
                 return
             current = taken[0]

@@ -355,6 +355,10 @@ class Store(Protocol):
         """Free the queued rows whose lease begins with ``holder``: whoever bore that name has died."""
         ...
 
+    def hasten(self, *, now: datetime, until: datetime) -> None:
+        """Make due at ``now`` whatever behaviour is due by ``until``: whoever had taken it has died."""
+        ...
+
     def due_behaviours(self, *, now: datetime, limit: int) -> Sequence[tuple[Kind, str]]:
         """Read which processes are due for their behaviour."""
         ...

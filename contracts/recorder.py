@@ -20,6 +20,8 @@ from contracts.states import NegotiationStep
 from contracts.transfers import TransferStep
 
 UNKNOWN_PID: Final = "{pid}"
+# How long whoever has taken a behaviour may ask it before others do.
+BEHAVIOUR_SECONDS: Final = 60.0
 _PATHS: Final = {
     NegotiationStep.REQUEST: "negotiations/{}/request",
     NegotiationStep.OFFER: "negotiations/{}/offers",

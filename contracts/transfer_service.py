@@ -23,7 +23,7 @@ from contracts.parties import as_last_seen, counterparty_at, require_party
 from contracts.ports import Later, Participant, PolicyGate, Store, TransferBehaviour, UnitOfWork
 from contracts.processes import AgreementRecord, Caller, Counterparty, Kind, Transfer
 from contracts.receipts import Answer, answer, receipt, repeated_first, repeated_later
-from contracts.recorder import Recorder
+from contracts.recorder import BEHAVIOUR_SECONDS, Recorder
 from contracts.states import Role
 from contracts.transfers import TransferState
 
@@ -218,7 +218,7 @@ class TransferService:
 
     def _take(self, uow: UnitOfWork, pid: str) -> tuple[Transfer, datetime] | None:
         now = self.recorder.clock()
-        taken = uow.take_due(Kind.TRANSFER, pid, now=now, until=now + timedelta(minutes=1))
+        taken = uow.take_due(Kind.TRANSFER, pid, now=now, until=now + timedelta(seconds=BEHAVIOUR_SECONDS))
         if taken is None or not isinstance(taken[0], Transfer):
             return None
         return taken[0], taken[1]

@@ -14,6 +14,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from connector.identity.errors import ForbiddenError, OverloadedError, UnauthorizedError
 
@@ -65,6 +67,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(OverloadedError, _overloaded)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -113,6 +116,11 @@ def _http(_request: Request, error: Exception) -> JSONResponse:
     title = http.HTTPStatus(error.status_code).phrase
     code = title.lower().replace(" ", "-").replace("'", "")
     return problem_response(ProblemError(error.status_code, code, title, title + ".", headers=error.headers))
+
+
+def _gone(_request: Request, _error: Exception) -> Response:
+    # A caller that hung up before it had sent its whole body is nobody's fault here, and hears no answer.
+    return Response(status_code=400)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -353,6 +353,14 @@ class ContractStore:
             "outbox.release", lambda transaction: self._do.outbox.release(transaction.connection, holder)
         )
 
+    def hasten(self, *, now: datetime, until: datetime) -> None:
+        """See the port."""
+        c = processes.c
+        taken = processes.update().where(c.act_at.is_not(None), c.act_at > micros(now), c.act_at <= micros(until))
+        self._database.run(
+            "process.hasten", lambda transaction: transaction.connection.execute(taken.values(act_at=micros(now)))
+        )
+
     def due_behaviours(self, *, now: datetime, limit: int) -> Sequence[tuple[Kind, str]]:
         """See the port."""
         c = processes.c
