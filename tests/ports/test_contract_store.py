@@ -355,6 +355,16 @@ def test_a_due_behaviour_is_taken_once(store):
     assert store.due_behaviours(now=SOON, limit=10) == [(Kind.NEGOTIATION, "urn:n:1")]
 
 
+def test_what_a_dead_process_was_asking_is_asked_at_once(store):
+    """Whatever falls due by the time is due now; what waits for longer, and what nobody waits for, stays."""
+    later, much_later = START + timedelta(seconds=30), START + timedelta(seconds=90)
+    for number, at in ((1, START), (2, later), (3, much_later), (4, None)):
+        store.run("test", lambda uow, n=number, at=at: uow.add(_negotiation(n), act_at=at))
+    store.hasten(now=START, until=START + timedelta(seconds=60))
+    assert {pid for _, pid in store.due_behaviours(now=START, limit=10)} == {"urn:n:1", "urn:n:2"}
+    assert len(store.due_behaviours(now=much_later, limit=10)) == 3
+
+
 def test_the_catalog_is_filtered_and_paged_in_both_directions(store):
     """Keyword, format and text narrow; after and before cut pages in id order."""
     for number in range(6):

@@ -82,6 +82,8 @@ class Wire:
     sides: dict[str, "Side"] = dataclasses.field(default_factory=dict)
     fate: Callable[[str, str, str], str] = lambda _method, _url, _body: "deliver"
     log: list[tuple[str, str, int]] = dataclasses.field(default_factory=list)
+    # What happens between a request's arrival and its answer's.
+    then: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return "Wire()"
@@ -119,6 +121,8 @@ class Line:
         for _ in range(2 if fate == "twice" else 1):
             answer = side.client.request(method, path, content=body, headers=sent)
             self.wire.log.append((method, parts.path, answer.status_code))
+        if self.wire.then is not None:
+            self.wire.then()
         if fate == "lose":
             raise PeerUnavailableError("no answer")
         found = {name.lower(): value for name, value in answer.headers.items()}
