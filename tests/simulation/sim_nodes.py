@@ -93,11 +93,12 @@ class Contributor:
             seat.take_vector(self.name, package.vector, copies=tuple(others), stored=stored)
 
         def stored() -> None:
+            # The seat reports what it holds whole: the contributor need not live to see it.
+            self.world.notice(seat.machine, self.leaf, self.name, digest)
             self.world.network.send(seat.machine, self.machine, 200, told)
 
         def told() -> None:
             self.stored = True
-            self.world.notice(self.machine, self.leaf, self.name, digest)
 
         def check() -> None:
             # The carrier took the vector and died before it had copies made.
@@ -336,7 +337,7 @@ class Seat:
         """Release what this seat owes, once; an order that is being carried out is only acknowledged."""
         missing = self._lacking(order.proposed)
         answer(missing)
-        if order.what in (self.working, self.done):
+        if order.what in (self.working, self.done) or self._stale(order):
             return
         if missing:
             # Carried out as soon as the rest is here.
@@ -347,6 +348,13 @@ class Seat:
         else:
             self.working = order.what
             self._begin(order)
+
+    def _stale(self, order: "Order") -> bool:
+        """Say whether the order was overtaken on its way by one that knew of more lost seats."""
+        if self.released is None or isinstance(order.proposed, InnerSet):
+            return False
+        lost, blank = self.released
+        return not (lost <= order.lost and blank <= order.blank)
 
     def _begin(self, order: "Order") -> None:
         proposed, checks = order.proposed, len(order.statements)
