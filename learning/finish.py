@@ -29,7 +29,6 @@ from learning.report import REPORT_KIND, report_payload
 from learning.rounds import (
     RELEASE_DENIED,
     ClearUpload,
-    GroupAttempt,
     Notice,
     Round,
     RoundEvent,
@@ -220,8 +219,8 @@ def _close(
         timing = row.timing | {"summed": (now - row.opened_at).total_seconds()}
         done = dataclasses.replace(move_round(row, RoundEvent.SUMMED), metrics=metrics, timing=timing, sizes=sizes)
         records.save(done if summed is None else dataclasses.replace(done, **_in_the_sum(summed)))
-        for old in records.select(GroupAttempt, value.job_id, value.round, value.attempt):
-            records.delete(old)
+        if attempt.plan.granularity == "learner":
+            _forget_learners(records, value)
         note(records, value.job_id, now, f"round-{value.round}", _sentence(value, metrics, value.counted))
         if current.state is not JobState.RUNNING:
             return
@@ -239,6 +238,12 @@ def _close(
             records.enqueue("learning.open_round", value.job_id, now + _TAKEN_OVER)
 
     node.store.run("round.finish", work)
+
+
+def _forget_learners(records: Records, value: Round) -> None:
+    """Forget which learner uploaded what: the sum is made."""
+    for notice in records.select(Notice, value.job_id, value.round, value.attempt):
+        records.save(dataclasses.replace(notice, uploads={}))
 
 
 def _in_the_sum(summed: Summed) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from learning.jobs import Participation, ParticipationState
 from learning.node import Node
 from learning.packages import package_blobs
 from learning.ports import Records
-from learning.rounds import ChildShare, ClearUpload, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
+from learning.rounds import ChildShare, ClearUpload, GroupAttempt, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
 from learning.secagg.keys import SealingChain, epoch_of
 
 _EVERY_ROUND = 2**31
@@ -27,13 +27,14 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
         uploads = [upload for upload in records.select(SeatUpload, job_id) if upload.round < before]
         many = [parcel for parcel in records.select(SeatParcel, job_id) if parcel.round < before]
         below = [share for share in records.select(ChildShare, job_id) if share.round < before]
-        seats = [row for row in records.select(SeatRound, job_id) if row.round < before and row.shares]
+        seats = [row for row in records.select(SeatRound, job_id) if row.round < before and row.release_order]
         of_job = records.select(Step, job_id)
         steps = [step for step in of_job if step.round < before and step.package is not None]
         for old_row in (*uploads, *many, *below):
             records.delete(old_row)
         for row in seats:
-            records.save(dataclasses.replace(row, shares=()))
+            # What was signed stays: nobody signs a second set. The order names every contributor, and has done its work.
+            records.save(dataclasses.replace(row, shares=(), release_order=None))
         for step in steps:
             records.save(dataclasses.replace(step, package=None))
         first = 1 if before < _EVERY_ROUND else 0
@@ -67,8 +68,9 @@ def scrub_sums(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
         shares, uploads = records.select(SeatShare, job_id), records.select(ClearUpload, job_id)
         rows: list[SeatShare | ClearUpload] = [*shares, *uploads]
         old = [row for row in rows if row.round < before]
-        for row in old:
-            records.delete(row)
+        groups = [row for row in records.select(GroupAttempt, job_id) if row.round < before]
+        for gone in (*old, *groups):
+            records.delete(gone)
         kept = {row.vector for row in rows if row.round >= before}
         return {row.vector for row in old if row.vector is not None and row.vector not in kept}
 
