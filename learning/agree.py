@@ -4,6 +4,7 @@ What happens next is decided by `learning.secagg.conduct` alone; here it is carr
 and replacements are stored before anybody hears of them.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,8 @@ from policies.signing import SignatureError, verify
 _CALLS_AT_ONCE = 16
 _OVERTAKEN_SECONDS = 0.05
 _CHASE_SECONDS = 2.0
+# One look: sets are signed, orders go out; more than that waits for what arrives.
+_STEPS = 4
 _UNSIGNED = (GroupState.COLLECTING, GroupState.SIGNING)
 T = TypeVar("T")
 
@@ -114,9 +117,9 @@ def drive(
     groups = (
         no_groups(attempt) if fresh else node.store.run("groups.read", lambda records: read_groups(records, attempt))
     )
-    facts = facts_of(attempt, groups, uploads)
+    facts, due = facts_of(attempt, groups, uploads), None
     rounds, extra = dict(groups.rounds), dict[str, dict[str, Any]]()
-    while True:
+    for _ in range(_STEPS):
         setting = setting_of(attempt, signing=still_signing(rounds) or not groups.rows)
         now = node.now()
         progress = advance(setting, rounds, facts, seconds(attempt.row, now))
@@ -137,10 +140,22 @@ def drive(
             return GivenUp(reason=end.reason)
         asked = [one for one in progress.actions if not isinstance(one, LeaveOut | Replace)]
         if not asked:
-            wait = 1.0 if due is None else max(due - seconds(attempt.row, node.now()), 0.0)
-            return Waiting(again=later(node, wait), signing=attempt.row.state is RoundState.AGREEING)
+            break
         answers = _perform(node, attempt, setting, rounds, groups, asked)
         facts, extra = _learn(rounds, groups, facts, answers, seconds(attempt.row, node.now()))
+        if not any(answer.document or answer.refused or answer.missing for answer in answers):
+            break
+    # What was heard is written down; what arrived meanwhile is read by whoever looks next.
+    if extra:
+        rows = {name: row_of(attempt, groups, rounds[name], **changes) for name, changes in extra.items()}
+        with contextlib.suppress(OvertakenError):
+            attempt, _ = _save(node, attempt, groups, rounds, rows, (), due)
+    return Waiting(again=_later(node, attempt, due), signing=attempt.row.state is RoundState.AGREEING)
+
+
+def _later(node: Node, attempt: Attempt, due: float | None) -> Later:
+    wait = 1.0 if due is None else max(due - seconds(attempt.row, node.now()), 0.0)
+    return later(node, wait)
 
 
 def _save(

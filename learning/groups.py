@@ -21,6 +21,8 @@ from policies.canonical import digest
 # While signatures are awaited, an upload may be a moment behind; shares take as long as they take.
 _SIGNING = Patience(again=0.5, silent=40, stuck=240, grace=0.0)
 _RELEASING = Patience(again=2.0, silent=10, stuck=90, grace=0.0)
+# Contributions that seats get through in a second, on a busy machine.
+_CHECKED, _SUMMED = 5000, 2000
 
 
 class OvertakenError(Exception):
@@ -79,8 +81,14 @@ def setting_of(attempt: Attempt, *, signing: bool) -> Setting:
         group=lambda name, now: group(name, tuple(sorted(now.items()))),
         context=context,
         min_contributors=attempt.plan.min_contributors,
-        patience=_SIGNING if signing else _RELEASING,
+        patience=_patience(attempt.row.counted, signing=signing),
     )
+
+
+def _patience(counted: int, *, signing: bool) -> Patience:
+    """Return when seats are given up: a set of very many takes them longer to check and to sum, and us to send."""
+    usual = _SIGNING if signing else _RELEASING
+    return dataclasses.replace(usual, again=max(usual.again, counted / (_CHECKED if signing else _SUMMED)))
 
 
 def no_groups(attempt: Attempt) -> Groups:
