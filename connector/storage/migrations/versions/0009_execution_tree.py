@@ -1,5 +1,8 @@
 """The execution tree: groups at the collector, parcels and children's shares at seats. Rows of rounds are short-lived."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -23,7 +26,7 @@ _NEW = {
 }
 
 
-def _create(tables):
+def _create(tables: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
     for name, key in tables.items():
         op.create_table(
             name,
