@@ -74,6 +74,8 @@ def purpose(rules: Rules) -> str | None:
 
 def changes(asked: Rules, published: Rules, *, purpose_is_free: bool = False) -> tuple[str, ...]:
     """Return one sentence per difference between asked and published rules; empty when they say the same."""
+    if _written_alike(asked, published):
+        return ()
     wanted, given = set(clauses(asked)), set(clauses(published))
     added, missing = wanted - given, given - wanted
     sentences: list[str] = []
@@ -100,7 +102,12 @@ def changes(asked: Rules, published: Rules, *, purpose_is_free: bool = False) ->
 
 def same_terms(left: Rules, right: Rules) -> bool:
     """Return whether two sets of rules say the same, whatever the order and the way names are written."""
-    return _shape(left) == _shape(right)
+    return _written_alike(left, right) or _shape(left) == _shape(right)
+
+
+def _written_alike(left: Rules, right: Rules) -> bool:
+    # Nearly always: a consumer copies what was published, a provider what was asked. JSON's true is not its 1, here too.
+    return repr(left) == repr(right)
 
 
 def clauses(rules: Rules) -> tuple[Clause, ...]:

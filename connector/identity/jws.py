@@ -1,16 +1,22 @@
-"""Compact JWS with Ed25519 and explicit types (RFC 7515, RFC 8037, RFC 8725 section 3.11)."""
+"""Compact JWS with Ed25519 and explicit types (RFC 7515, RFC 8037, RFC 8725 section 3.11).
+
+Tokens of requests are made and checked here with the signature alone: two of them come with every message, and a general
+library spends three times as long on their form as on the signature.
+"""
 
 import base64
+import functools
 import json
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
 from connector.identity.errors import UnauthorizedError
-from policies.signing import Signer, decode
+from policies.signing import Signer, decode, encode
 
 ALGORITHM = "Ed25519"
 _ALGORITHMS = [ALGORITHM]
@@ -41,8 +47,10 @@ def signing_key(signer: Signer) -> OKPKey:
 
 def sign_compact(key: OKPKey, kid: str, kind: str, claims: dict[str, Any]) -> str:
     """Return ``claims`` as a compact JWS whose ``typ`` header is ``kind``."""
-    header = {"alg": ALGORITHM, "typ": kind, "kid": kid}
-    return jws.serialize_compact(header, json.dumps(claims, separators=(",", ":")), key, algorithms=_ALGORITHMS)
+    said = f"{_header(kind, kid)}.{encode(json.dumps(claims, separators=(',', ':')).encode())}"
+    private = key.private_key
+    assert isinstance(private, Ed25519PrivateKey)  # noqa: S101 - made from a signer
+    return f"{said}.{encode(private.sign(said.encode()))}"
 
 
 def verify_compact(token: str, key: OKPKey, kind: str) -> dict[str, Any]:
@@ -51,13 +59,19 @@ def verify_compact(token: str, key: OKPKey, kind: str) -> dict[str, Any]:
     Raises:
         UnauthorizedError: wrong form, type, algorithm or signature.
     """
+    said, _, signature = _bounded(token).rpartition(".")
+    head, _, payload = said.partition(".")
     try:
-        verified = jws.deserialize_compact(_bounded(token), key, algorithms=_ALGORITHMS)
-    except (JoseError, ValueError, TypeError, KeyError) as error:
+        typ = _type(head)
+        public = key.public_key
+        assert isinstance(public, Ed25519PublicKey)  # noqa: S101 - made from one
+        public.verify(decode(signature), said.encode("ascii"))
+        body = decode(payload)
+    except (InvalidSignature, ValueError, RecursionError) as error:
         raise UnauthorizedError("bad-signature", f"the {kind} token does not verify") from error
-    if verified.protected.get("typ") != kind:
+    if typ != kind:
         raise UnauthorizedError("wrong-type", f"expected a token of type {kind}")
-    return _claims(verified.payload, kind)
+    return _claims(body, kind)
 
 
 def sign_detached(key: OKPKey, kid: str, kind: str, body: bytes) -> str:
@@ -91,11 +105,31 @@ def peek(token: str, kind: str) -> dict[str, Any]:
     Raises:
         UnauthorizedError: wrong form.
     """
+    parts = _bounded(token).split(".")
     try:
-        payload = jws.extract_compact(_bounded(token).encode("ascii")).payload
-    except (JoseError, ValueError, TypeError, KeyError) as error:
+        _head, payload, _signature = parts
+        body = decode(payload)
+    except ValueError as error:
         raise UnauthorizedError("malformed-token", f"not a {kind} token") from error
-    return _claims(payload, kind)
+    return _claims(body, kind)
+
+
+@functools.lru_cache(maxsize=64)
+def _header(kind: str, kid: str) -> str:
+    return encode(json.dumps({"alg": ALGORITHM, "typ": kind, "kid": kid}, separators=(",", ":")).encode())
+
+
+@functools.lru_cache(maxsize=256)
+def _type(head: str) -> object:
+    """Return the type that a protected header names.
+
+    Raises:
+        ValueError: it is no header, names another algorithm, or asks for something that is not understood here.
+    """
+    found = json.loads(decode(head))
+    if not isinstance(found, dict) or found.get("alg") != ALGORITHM or {"crit", "b64"} & found.keys():
+        raise ValueError("not a header of ours")
+    return found.get("typ")
 
 
 def _bounded(token: str) -> str:

@@ -9,17 +9,16 @@ after all, on a state that has become stale, it is run again as a writer.
 
 import contextlib
 import dataclasses
-import functools
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from connector.storage.connections import Connections
 from connector.storage.direct import Direct, direct
 
 T = TypeVar("T")
@@ -36,7 +35,6 @@ metadata = MetaData(
 _ATTEMPTS = 5
 _AT_ONCE = 8
 _QUIET_RUNS = 2
-_IDLE_SECONDS = 2.0
 # Serialization failure, deadlock, and a prepared statement that somebody dropped behind our back.
 _RUN_AGAIN = frozenset({"40001", "40P01", "26000"})
 
@@ -69,6 +67,7 @@ class Database:
             threading.Lock() if self._embedded else threading.BoundedSemaphore(_AT_ONCE)
         )
         self._names = _Names()
+        self._connections = Connections(self.engine, pool_size)
         self._mine = threading.local()
 
     @property
@@ -101,7 +100,7 @@ class Database:
             raise RuntimeError(f"{name} would wait for ever for {outer.name}, which this thread has open")
         # Whoever has a turn already must not wait for another.
         turn = self._turn if writing and outer is None else contextlib.nullcontext()
-        with turn, self.engine.connect() as connection:
+        with turn, self._connections.one() as connection:
             # The hot statements go past SQLAlchemy, to the driver: it must know that there is something to commit.
             connection.begin()
             driver = connection.connection.dbapi_connection
@@ -129,7 +128,7 @@ class Database:
 
         On SQLite they all see the same state, and wait for no writer.
         """
-        with self.engine.connect() as connection:
+        with self._connections.one() as connection:
             if self._embedded:
                 connection.begin()
                 self.way.begin(connection.connection.dbapi_connection, writing=False)
@@ -137,7 +136,8 @@ class Database:
             connection.rollback()
 
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Close every connection."""
+        self._connections.close()
         self.engine.dispose()
 
 
@@ -156,25 +156,16 @@ class _Names:
 
 def _engine(url: str, pool_size: int) -> Engine:
     if not url.startswith("sqlite"):
-        # Connections beyond the pool's size are closed after each use, and a new one costs more than a negotiation.
-        # The last one used is the next: its server process has everything at hand.
-        engine = create_engine(
-            url,
-            pool_size=pool_size,
-            max_overflow=pool_size,
-            pool_use_lifo=True,
-            # psycopg drops every prepared statement of a connection at a rollback, ours too, once it has one of its own.
-            connect_args={"client_encoding": "utf8", "prepare_threshold": None},
+        # psycopg drops every prepared statement of a connection at a rollback, ours too, once it has one of its own.
+        settings = {"client_encoding": "utf8", "prepare_threshold": None}
+        return create_engine(
+            url, pool_size=pool_size, max_overflow=4 * pool_size, pool_pre_ping=True, connect_args=settings
         )
-        event.listen(engine, "checkin", _note_use)
-        event.listen(engine, "checkout", functools.partial(_ping_idle, engine.dialect))
-        return engine
     engine = create_engine(
         url,
         poolclass=QueuePool,
         pool_size=pool_size,
-        pool_use_lifo=True,
-        max_overflow=pool_size,
+        max_overflow=4 * pool_size,
         connect_args={"timeout": 30.0, "check_same_thread": False},
     )
     event.listen(engine, "connect", _prepare_sqlite)
@@ -185,28 +176,6 @@ def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     dbapi_connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
         dbapi_connection.execute(f"PRAGMA {pragma}")
-
-
-def _note_use(_connection: object, record: Any) -> None:
-    record.info["used"] = time.monotonic()
-
-
-def _ping_idle(dialect: Any, connection: Any, record: Any, _proxy: object) -> None:
-    """Ask a connection that has been idle whether it still lives; the pool opens another if not.
-
-    A question at every use would cost each transaction another round trip.
-    """
-    if connection.closed or (
-        time.monotonic() - record.info.get("used", 0.0) > _IDLE_SECONDS and not _alive(dialect, connection)
-    ):
-        raise DisconnectionError
-
-
-def _alive(dialect: Any, connection: Any) -> bool:
-    try:
-        return bool(dialect.do_ping(connection))
-    except dialect.loaded_dbapi.Error:
-        return False
 
 
 def _may_run_again(error: Exception) -> bool:
