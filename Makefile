@@ -5,6 +5,7 @@
 #   make check   what CI runs: lint, tests, published interfaces
 #   make tck     the Dataspace Protocol's conformance kit, on both databases (needs Java 17 or newer, and Maven)
 #   make bench   printed tables of what things cost
+#   make sim-failures   rounds while nodes die, beside published strategies (six minutes; ARGS=--quick: one)
 #   make bench-secagg   secure sums beside Flower's SecAgg+ (eight minutes; ARGS=--quick: two)
 #
 # PYTHON=python3.12       another interpreter          TORCH_INDEX=URL   a package index with a smaller build of torch
@@ -37,10 +38,10 @@ TORCH := $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
 
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup system java demo test lint check openapi tck bench bench-secagg clean
+.PHONY: help setup system java demo test lint check openapi tck bench bench-secagg sim-failures clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -12
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -13
 
 setup: $(STAMP)
 
@@ -135,6 +136,9 @@ $(FLOWER_VENV)/.ready:
 
 bench-secagg: setup $(FLOWER_VENV)/.ready
 	$(BIN)/python -m tests.benchmarks.bench_secagg $(ARGS)
+
+sim-failures: setup
+	$(BIN)/python -m tests.benchmarks.sim_failures $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo-out test-artefacts .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

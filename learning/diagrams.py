@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from learning.jobs import JOB_TABLE, PARTICIPATION_TABLE, JobState, ParticipationState
 from learning.rounds import ROUND_TABLE, RoundState
+from learning.secagg.conduct_state import GROUP_TABLE, GroupState
 
 _S = TypeVar("_S", bound=StrEnum)
 _E = TypeVar("_E", bound=StrEnum)
@@ -24,6 +25,11 @@ def participation_diagram() -> str:
 def round_diagram() -> str:
     """Return the life of an attempt at a round as a Mermaid state diagram."""
     return _diagram(ROUND_TABLE, RoundState.OPENING)
+
+
+def group_diagram() -> str:
+    """Return the life of a group of seats in an attempt as a Mermaid state diagram."""
+    return _diagram(GROUP_TABLE, GroupState.COLLECTING)
 
 
 def _diagram(table: Mapping[tuple[_S, _E], _S], first: _S) -> str:

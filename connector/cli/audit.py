@@ -36,3 +36,20 @@ def verify(
     print(f"Made by {found.issuer} at {found.made_at}.")
     if not known:
         print(caution())
+
+
+@app.command("evidence")
+def evidence(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Evidence that somebody cheated in a training job.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Check evidence of cheating from the file alone; exit status 2 when it proves nothing."""
+    from connector.cli.evidence import read_document
+    from learning.secagg.evidence import check_evidence
+
+    found = check_evidence(read_document(file))
+    if as_json:
+        print(json.dumps({"valid": True, **dataclasses.asdict(found)}, indent=2))
+        return
+    print(f"The evidence holds ({found.kind}): {found.text}.")
+    print(f"Job {found.job}. The keys are those with which its members signed their approvals in the manifest.")

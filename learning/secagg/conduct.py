@@ -203,6 +203,8 @@ class _Desk:
         rest = [column for column, seat in enumerate(voices) if facts.signed.get(seat) != wanted]
         given_up = {column for column in rest if voices[column] in facts.refused}
         doubtful = frozenset(column for column, seat in enumerate(voices) if seat in facts.unreachable)
+        if len(doubtful) > len(voices) - group.threshold - 1:
+            doubtful = frozenset()
         for column in rest:
             order = AskToSign(group=value.group, column=column, doubtful=doubtful)
             if column not in given_up and self._press(value.group, column, voices[column], order):
@@ -314,11 +316,21 @@ class _Desk:
 
     def _release_inner(self, value: GroupRound) -> None:
         group = self._group(value)
-        have = inner_shares(value, self._facts(value), group)
+        facts = self._facts(value)
+        have = inner_shares(value, facts, group)
         if len(have) == len(group.seats):
             self._move(value, _E.COVERED)
             return
-        for column, seat in enumerate(group.seats):
+        wanted = _name(value.proposed) if isinstance(value.proposed, InnerSet) else ""
+        rest = [c for c, seat in enumerate(group.seats) if facts.signed.get(seat.participant) != wanted]
+        if len(group.seats) - len(rest) < group.quorum:
+            # Seats that signed were replaced since, and nobody releases on the word of those who are gone.
+            for column in rest:
+                seat = group.seats[column].participant
+                if not self._ask_inner(value, column, seat, AskToSign(group=value.group, column=column)):
+                    return
+            return
+        for column, holder in enumerate(group.seats):
             if column in have:
                 continue
             order = OrderRelease(
@@ -328,7 +340,7 @@ class _Desk:
                 blank=frozenset(),
                 to=self._above(value.group, column),
             )
-            if not self._ask_inner(value, column, seat.participant, order):
+            if not self._ask_inner(value, column, holder.participant, order):
                 return
 
     def _ask_inner(self, value: GroupRound, column: int, seat: str, action: AskToSign | OrderRelease) -> bool:

@@ -315,6 +315,9 @@ def _compute(
     members = tuple(sorted((_member(doc, terms, identify) for doc in approvals), key=lambda item: item.participant))
     if len({member.participant for member in members}) != len(members):
         raise ManifestError("a member approved twice")
+    keys = [key for member in members for key in member.sealing_keys]
+    if len(set(keys)) != len(keys):
+        raise ManifestError("a sealing key is used for two epochs or by two members")
     if not 2 <= terms.n_min <= terms.n_max:  # noqa: PLR2004 - the sum of one is that one
         raise ManifestError("the floor is at least two contributors and at most n_max")
     if not (terms.copies is None or (type(terms.copies) is int and terms.copies >= 1)):

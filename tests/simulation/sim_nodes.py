@@ -110,7 +110,7 @@ class Contributor:
             seat,
             self.world.vector_bytes,
             serve,
-            lambda: self.world.clock.at(self.world.clock.now + self.world.straggle, check),
+            lambda: self.world.clock.at(self.world.clock.now + self.world.repeat, check),
             lambda: self._hand_vector(tuple(others)),
         )
 
