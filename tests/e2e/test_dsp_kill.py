@@ -149,7 +149,8 @@ def _check(both: Pair, kind: str, steps: list[str]) -> None:
     for role, other in (("consumer", "provider"), ("provider", "consumer")):
         sent = both[role].rows("SELECT message_id, status FROM dsp_outbox WHERE pid = :pid", pid=pids[role])
         taken = both[other].rows("SELECT message_id FROM dsp_receipts WHERE pid = :pid", pid=pids[other])
-        assert {status for _, status in sent} == {"sent"}
+        # Dropped: the peer had taken it and gone on to the end before its answer could be written down.
+        assert {status for _, status in sent} <= {"sent", "dropped"}
         assert sorted(name for name, _ in sent) == sorted(name for (name,) in taken)
 
 

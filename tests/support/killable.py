@@ -76,7 +76,9 @@ def gone(pid: int, seconds: float) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([watched], [], [], seconds)[0])
+        waiting = select.poll()
+        waiting.register(watched, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
     finally:
         os.close(watched)
 
