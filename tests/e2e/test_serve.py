@@ -28,9 +28,8 @@ def north(settings: Settings, tmp_path: Path) -> Iterator[Served]:
 
 
 def test_a_participant_is_ready_small_and_without_torch(north: Served) -> None:
-    """The API process is ready within two seconds of processor time, under 150 MB, and maps no torch library."""
+    """The API process gets ready by itself, stays under 150 MB and maps no torch library (its time: `make bench`)."""
     assert read_json(north.url + "/health/ready")["status"] == "ready"  # type: ignore[index]
-    assert north.cpu_seconds <= 2.0
     assert north.resident_megabytes < 150
     assert "torch" not in Path(f"/proc/{north.process.pid}/maps").read_text()
 
