@@ -1,7 +1,7 @@
 """Negotiations and catalog pages between two connectors on this machine, on SQLite and PostgreSQL.
 
-Run: ``python -m tests.benchmarks.bench_dsp [--kind sqlite] [--only burst] [--burst 1000] [--finished 100000]``. Exits 3
-when a bar is missed. Both connectors, the database and the client share the machine; the client's own time is not counted.
+Run: ``python -m tests.benchmarks.bench_dsp [--kind sqlite] [--only burst] [--burst 1000] [--finished 100000]``; the whole
+table stands once more at the end. Exits 3 when a bar is missed. Both connectors, the database and the client share the machine; the client's own time is not counted.
 """
 
 import argparse
@@ -134,10 +134,10 @@ def opened(kind: str, *, datasets: int = 1, finished: int = 0, probe: bool = Fal
         yield found
 
 
-def measure_negotiations(found: Found, kind: str, args: argparse.Namespace, finished: int) -> tuple[float, float]:
-    """Print latency, burst and processor time; returns the p50 and the CPU."""
+def measure_negotiations(found: Found, kind: str, args: argparse.Namespace, finished: int) -> dict[str, float]:
+    """Print latency, burst, processor time and a catalog's pages; returns them, each the better the smaller."""
     label = f"with {finished:,} finished: " if finished else ""
-    with opened(kind, finished=finished) as running:
+    with opened(kind, datasets=1000, finished=finished) as running:
         times = negotiate(running, args.single)
         median, tail = statistics.median(times), statistics.quantiles(times, n=20)[-1]
         found.row(kind, f"{label}one negotiation, p50 of {args.single}", median, "ms", BARS["p50"])
@@ -149,7 +149,11 @@ def measure_negotiations(found: Found, kind: str, args: argparse.Namespace, fini
         found.row(kind, f"{label}CPU per negotiation, both and database", total, "ms", BARS["cpu"])
         split = ", ".join(f"{part} {seconds * 1000:.1f}" for part, seconds in cpu.items())
         print(f"{'':12}  of it: {split} ms; {load()}", flush=True)
-    return median, total
+        first, last, _ = pages(running, args.pages)
+        ends = [statistics.median(times) for times in (first, last)]
+        found.row(kind, f"{label}catalog page of 100 of 1,000, first, p50", ends[0], "ms", BARS["page"])
+        found.row(kind, f"{label}catalog page of 100 of 1,000, last, p50", ends[1], "ms", BARS["page"])
+    return {"p50": median, "p95": tail, "burst": 1 / rate, "CPU": total, "first page": ends[0], "last page": ends[1]}
 
 
 def measure_parts(kind: str, args: argparse.Namespace) -> None:
@@ -196,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found, chosen = Found(), args.only or ["burst", "parts", "catalog", "finished"]
     print(f"two connectors, their database and the client on one machine; {load()}")
     for kind in args.kind or RATES:
-        plain: tuple[float, float] | None = None
+        plain: dict[str, float] | None = None
         if "burst" in chosen:
             plain = measure_negotiations(found, kind, args, 0)
         if "parts" in chosen:
@@ -204,10 +208,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "finished" in chosen:
             after = measure_negotiations(found, kind, args, args.finished)
             if plain:
-                ratio = max(now / then for now, then in zip(after, plain, strict=True))
-                found.row(kind, f"with {args.finished:,} finished, worst by empty", ratio, "x", BARS["flat"])
+                for what, value in after.items():
+                    label = f"{what} with {args.finished:,} finished by none"
+                    found.row(kind, label, value / plain[what], "x", BARS["flat"])
         if "catalog" in chosen:
             measure_catalog(found, kind, args)
+    print(f"\nall of it ({load()}):\n" + "\n".join(found.lines))
+    print(f"bars missed: {', '.join(found.missed) or 'none'}", flush=True)
     return MISSED_BAR * bool(found.missed)
 
 
