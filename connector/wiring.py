@@ -114,7 +114,7 @@ def wire_api(foundation: Foundation) -> Wiring:
         peers_router(foundation.directory, foundation.admit),
         dsp_router(rooms.contracts, compact_to_dsp),
         datasets_router(rooms.contracts, peers),
-        catalogs_router(shelf, crawler.wake, foundation.now),
+        catalogs_router(shelf, crawler.note, crawler.wake, foundation.now),
         negotiations_router(rooms.contracts, peers),
         transfers_router(rooms.contracts),
         prometheus_x_router(rooms.consents, rooms.external, learners),

@@ -9,13 +9,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learning.errors import NotYetError, PeerError, RefusedError, UnknownError
+from learning.errors import NotYetError, PeerError, RefusedError, RoundOverError, UnknownError
 from learning.handing import receive_child_share
 from learning.jobs import Participation, ParticipationState
 from learning.members import may_pass
 from learning.node import Later, Node, later
 from learning.ports import Records
-from learning.provide import part_of
 from learning.rounds import ChildShare, SeatRound, SeatState
 from learning.seats import Place, holdings, place_in
 from learning.secagg.context import Group
@@ -165,11 +164,10 @@ def release_share(node: Node, key: str) -> Later | None:
     row = node.store.run("seat.get", lambda records: records.get(SeatRound, *where))
     if row is None or row.state is not SeatState.RELEASING or row.release_order is None:
         return None
-    if part_of(node, job_id).state is not ParticipationState.ACTIVE:
+    order, shares = row.release_order, row.shares
+    place = _still_seated(node, where, order)
+    if place is None:
         return None
-    order = row.release_order
-    place = place_in(node, *where, replaced=order["replaced"])
-    shares = row.shares
     if not any(_is_of(share, order) for share in shares):
         made = _share(node, place, row, order)
         if made is None:
@@ -186,6 +184,15 @@ def release_share(node: Node, key: str) -> Later | None:
 
     _acknowledge(node, where, order)
     return None
+
+
+def _still_seated(node: Node, where: tuple[str, int, int, str], order: Mapping[str, Any]) -> Place | None:
+    """Return our seat as the order names it; None once the job or the round's epoch is over for us."""
+    try:
+        place = place_in(node, *where, replaced=order["replaced"])
+    except (UnknownError, RoundOverError):
+        return None
+    return place if place.part.state is ParticipationState.ACTIVE else None
 
 
 def _acknowledge(node: Node, where: tuple[str, int, int, str], order: Mapping[str, Any]) -> None:

@@ -18,6 +18,14 @@ class RefusedError(LearningError):
         self.code = code
 
 
+class RoundOverError(RefusedError):
+    """The round's epoch is over, and what opened its boxes is erased; there is nothing left to do for it."""
+
+    def __init__(self) -> None:
+        """Refuse with the code ``round-over``."""
+        super().__init__("round-over", "that round is over; the keys of its time are erased")
+
+
 class UnknownError(LearningError):
     """No such job, round or plan, or the caller has no part in it; both look the same to a peer."""
 

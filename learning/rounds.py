@@ -191,7 +191,8 @@ class SeatRound:
 class SeatUpload:
     """What one seat holds of one contributor in one round attempt: the header, its sealed box, maybe the vector.
 
-    A copy may have its vector before its box (None). ``resealed`` is the digest of a box sealed to a replacing seat.
+    A copy may have its vector before its box (None). ``resealed`` is the digest of a box sealed to a replacing seat;
+    ``first`` says that we took the vector from its contributor, and hand it to the other seats that store it.
     """
 
     job_id: str
@@ -203,6 +204,7 @@ class SeatUpload:
     box: str | None = dataclasses.field(default=None, repr=False)
     vector: str | None = None
     resealed: str | None = None
+    first: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from learning.errors import NotYetError, RefusedError, UnknownError
+from learning.errors import NotYetError, RefusedError, RoundOverError, UnknownError
 from learning.jobs import Participation
 from learning.node import Node
 from learning.packages import opened_replaced
@@ -16,7 +16,7 @@ from learning.ports import Records
 from learning.provide import part_of
 from learning.rounds import SeatParcel, SeatUpload, Step
 from learning.secagg.context import Group, RoundContext
-from learning.secagg.errors import PlacementError
+from learning.secagg.errors import ErasedKeyError, PlacementError
 from learning.secagg.header import UploadHeader
 from learning.secagg.keys import SealingChain, SealingKey, epoch_of
 from learning.secagg.manifest import Manifest
@@ -52,12 +52,16 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Held:
-    """What our seat holds of one contributor: header, box, and (where it carries) the vector's bytes when asked for."""
+    """What our seat holds of one contributor: header, box, and (where it carries) the vector's bytes when asked for.
+
+    ``first`` says that the vector came from its contributor, so that copying it on is ours.
+    """
 
     document: Mapping[str, Any]
     box: bytes | None = dataclasses.field(repr=False)
     vector: Callable[[], bytes | memoryview] | None = dataclasses.field(default=None, repr=False)
     resealed: str | None = None
+    first: bool = False
 
     @cached_property
     def header(self) -> UploadHeader:
@@ -133,6 +137,7 @@ def place_in(
         NotYetError: the round is not open here yet.
         UnknownError: we have no such seat.
         RefusedError: the replacements cannot be.
+        RoundOverError: our key of the round is erased.
     """
     part = part_of(node, job_id, consumer)
     if part.manifest is None:
@@ -159,7 +164,10 @@ def place_in(
     if column is None:
         raise UnknownError("no such seat")
     keys = (part.approval or {})["payload"]["hpke_public"]
-    epoch = epoch_of(number, manifest.terms.rounds, len(keys))
+    try:
+        chain = SealingChain.from_text(part.sealing_key).at(epoch_of(number, manifest.terms.rounds, len(keys)))
+    except ErasedKeyError as error:
+        raise RoundOverError from error
     return Place(
         part=part,
         manifest=manifest,
@@ -170,7 +178,7 @@ def place_in(
         column=column,
         found=found,
         context=manifest.context(round=number, attempt=attempt, model=step.model, group=name, replaced=opened),
-        key=SealingChain.from_text(part.sealing_key).at(epoch).key,
+        key=chain.key,
     )
 
 
@@ -213,6 +221,7 @@ def holdings(node: Node, place: Place, wanted: Iterable[str]) -> dict[str, Held]
                 box=None if upload.box is None else base64.b64decode(upload.box),
                 vector=None if vector is None else _reader(node, vector),
                 resealed=upload.resealed,
+                first=upload.first,
             )
     for parcel in found.parcels:
         accepted = {contributor for contributor, *_ in parcel.accepted} & names
@@ -227,6 +236,7 @@ def holdings(node: Node, place: Place, wanted: Iterable[str]) -> dict[str, Held]
                         box=None if entry.box is None else base64.b64decode(entry.box),
                         vector=None if entry.vector is None else _given(entry.vector),
                         resealed=None if entry.reseal is None else str(entry.reseal["payload"]["box"]),
+                        first=bool(entry.copies),
                     ),
                 )
     return held
@@ -238,7 +248,7 @@ def _add(held: dict[str, Held], new: Held) -> None:
     old = held.get(name)
     if old is not None:
         keep_box = new if old.box is None else old
-        new = dataclasses.replace(keep_box, vector=old.vector or new.vector)
+        new = dataclasses.replace(keep_box, vector=old.vector or new.vector, first=old.first or new.first)
     held[name] = new
 
 

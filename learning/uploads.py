@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learning.errors import NotYetError, PeerError, RefusedError, UnknownError
+from learning.errors import NotYetError, PeerError, RefusedError, RoundOverError, UnknownError
 from learning.members import good_answer
 from learning.node import Later, Node, later
 from learning.parcels import MEDIA_TYPE, Entry, decode, encode
@@ -104,15 +104,16 @@ def copy_on(node: Node, key: str) -> Later | None:
     job_id, number, attempt, leaf = key.rsplit("|", 3)
     try:
         place = place_in(node, job_id, int(number), int(attempt), leaf)
-    except (UnknownError, NotYetError):
+    except (UnknownError, NotYetError, RoundOverError):
         return None
-    mine = [name for name in place.found.vectors if place.group.carriers(place.context, name)[0] == place.column]
-    held = holdings(node, place, mine)
+    held = {name: one for name, one in holdings(node, place, place.found.vectors).items() if one.first}
     if node.now() >= place.step.deadline or not held:
         return None
     again = False
     for column in range(len(place.group.seats)):
-        items = [_bare(one) for name, one in held.items() if column in place.group.carriers(place.context, name)[1:]]
+        if column == place.column:
+            continue
+        items = [_bare(one) for name, one in held.items() if column in place.group.carriers(place.context, name)]
         again |= bool(items) and not _hand(node, place, column, items)
     return later(node, _AGAIN_SECONDS) if again else None
 
@@ -190,6 +191,7 @@ def _store_one(node: Node, place: Place, accepted: _Accepted) -> None:
         box=entry.box,
         vector=None if entry.vector is None else node.blobs.put(bytes(entry.vector)),
         resealed=None if entry.reseal is None else str(entry.reseal["payload"]["box"]),
+        first=bool(entry.copies),
     )
 
     def work(records: Records) -> None:
@@ -204,6 +206,7 @@ def _store_one(node: Node, place: Place, accepted: _Accepted) -> None:
             box=first.box or upload.box,
             vector=first.vector or upload.vector,
             resealed=first.resealed if first.box else upload.resealed,
+            first=first.first or upload.first,
         )
         if whole != first:
             records.save(whole)

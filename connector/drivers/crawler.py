@@ -71,14 +71,19 @@ class CatalogCrawler:
             self._looks += 1
             self._wake.notify_all()
 
+    def note(self) -> dict[str, Membership]:
+        """Keep in step whose catalogs are read with who is admitted; returns them by participant."""
+        known = {one.identity.participant_id: one for one in self._memberships()}
+        known.pop(self._own_id, None)
+        self._shelf.note(known, self._now())
+        return known
+
     def look(self) -> int:
         """Read every catalog that is due; returns how many were read, well or not."""
         if self._crawl is None:
             return 0
         now = self._now()
-        known = {one.identity.participant_id: one for one in self._memberships()}
-        known.pop(self._own_id, None)
-        self._shelf.note(known, now)
+        known = self.note()
         due = (known[name] for name in self._shelf.due(now) if name in known)
         return sum(self._read(self._crawl, one, now) for one in due if not self._stopping)
 

@@ -92,11 +92,14 @@ class RefreshView(BaseModel):
     refreshing: int
 
 
-def catalogs_router(shelf: SqlCatalogShelf, wake: Callable[[], None], now: Callable[[], datetime]) -> APIRouter:
+def catalogs_router(
+    shelf: SqlCatalogShelf, note: Callable[[], object], wake: Callable[[], None], now: Callable[[], datetime]
+) -> APIRouter:
     """Return the routes under ``/management/catalogs`` and ``/management/catalog/datasets``.
 
     Args:
         shelf: where catalogs are kept.
+        note: brings the shelf in step with who is admitted.
         wake: makes the crawler look at once.
         now: aware UTC time.
     """
@@ -116,6 +119,7 @@ def catalogs_router(shelf: SqlCatalogShelf, wake: Callable[[], None], now: Calla
     @router.post("/catalogs/refresh", status_code=202)
     def refresh(_operator: Writer, body: RefreshBody) -> RefreshView:
         """Read a peer's catalog, or everybody's, now instead of at the next turn."""
+        note()
         count = shelf.hasten(body.participant_id, now())
         if body.participant_id is not None and count == 0:
             with problems():

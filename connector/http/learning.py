@@ -182,7 +182,8 @@ def _round_routes(router: APIRouter, node: Node, allowed: Any) -> None:
         """Give a seat (or, in clear mode, the collector) a contribution: header and box in ``Orchard-Upload``.
 
         A provider that hosts many contributors sends those of the leaf group ``Orchard-Group`` in one body
-        (``application/vnd.orchard.uploads``). ``copied`` names the seats that the receiver has handed copies to.
+        (``application/vnd.orchard.uploads``). The first carrier of a vector is given ``copies``, the boxes of the other
+        seats that store it by column, and hands header, box and vector to them; ``copied`` names the seats that the receiver has handed copies to.
         """
         if orchard_upload is None:
             return _parcel(node, peer, job_id, number, attempt, orchard_group, vector)
