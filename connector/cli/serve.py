@@ -1,5 +1,6 @@
 """Commands that run a participant: serve and worker."""
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,8 @@ def add_serve_commands(app: typer.Typer) -> None:
 
 def serve(folder: Folder) -> None:
     """Serve a participant's API until told to stop."""
+    # What is imported and wired stays until the end: there is nothing to collect in it, now or later.
+    gc.disable()
     import uvicorn
 
     from connector.app import create_app
@@ -36,6 +39,8 @@ def serve(folder: Folder) -> None:
     # Before anything is opened: a second `serve` must not touch the first one's database.
     with listen(settings) as listening:
         app = create_app(settings, wire_api(lay_foundation(settings)))
+        gc.freeze()
+        gc.enable()
         server = settings.server
         config = uvicorn.Config(
             app,
