@@ -190,8 +190,12 @@ def main() -> int:
     options = parser.parse_args()
     rows = [int(text) - 1 for text in options.rows.split(",") if text] or list(range(len(ROWS)))
     tasks = plan(rows, options.seeds, quick=options.quick)
+    runs = []
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        runs = pool.map(simulate, tasks, chunksize=1)
+        for run in pool.imap_unordered(simulate, tasks):
+            runs.append(run)
+            how = f"{run.complete:.1f} %, {run.seconds:.2f} s" if run.reason is None else run.reason
+            print(f"{len(runs)} of {len(tasks)}: row {run.row + 1}, {how}", file=sys.stderr, flush=True)
     missed = table(rows, runs)
     wrong = [run for run in runs if not run.exact]
     print(

@@ -315,6 +315,9 @@ class Seat:
         return tuple(name for name, header in proposed.uploads if held.get(name) != header)
 
     def _sign_or_refuse(self, proposed: ContributorSet | InnerSet) -> Any:
+        if self.group().voice_of(self.participant) is None:
+            # Replaced while it was asked.
+            return None
         try:
             return self._sign(proposed)
         except SecondSetError:
