@@ -34,6 +34,7 @@ class Costs:
         mask: per byte of one seed's mask, expanded and added.
         add: per byte of a vector added.
         check: one signature or sealed box, with its JSON.
+        seat: what one seat's agreement and release cost the collector, who asks them all.
     """
 
     latency: float = 0.01
@@ -42,6 +43,7 @@ class Costs:
     mask: float = 2.2e-10
     add: float = 2.5e-10
     check: float = 2.5e-4
+    seat: float = 5e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,4 +132,4 @@ def _seconds(n: int, size: int, shape: tuple[int, int], members: int, levels: li
     for above, below in itertools.pairwise(levels):
         children = math.ceil(below / above)
         total += children * (costs.check + size * (costs.add + costs.receiving)) * load + hop
-    return total + m * size * (costs.add + costs.receiving)
+    return total + m * size * (costs.add + costs.receiving) + sum(levels) * m * costs.seat

@@ -386,7 +386,9 @@ class _Desk:
         if self.now < ask.last + patience.again:
             self._wake(name, ask.last + patience.again)
             return False
-        if quiet >= patience.silent or ask.times >= patience.stuck:
+        # Whoever others cannot reach either is asked once.
+        silent = 1 if seat in self._facts(value).unreachable else patience.silent
+        if quiet >= silent or ask.times >= patience.stuck:
             return True
         self.actions.append(action)
         asked = {**value.asked, column: Ask(times=ask.times + 1, quiet=quiet + 1, last=self.now)}

@@ -26,6 +26,7 @@ from learning.secagg.packing import pack
 from learning.shape import Costs, TreeShape, tree_shape
 from tests.benchmarks import MISSED_BAR
 from tests.simulation.sim_clock import Prices
+from tests.simulation.sim_nodes import set_bytes
 from tests.simulation.tree_simulator import Scene, World, clear_total
 
 SHAPE = (5, 2)
@@ -112,6 +113,8 @@ def shape_of(n: int, vector_bytes: int) -> TreeShape:
         mask=prices.per_byte,
         add=prices.per_byte,
         check=prices.asymmetric,
+        # Seats that have their order work while the collector's line carries the others'.
+        seat=set_bytes(8) / prices.bandwidth,
     )
     return tree_shape(
         n=n, d=vector_bytes // 4, k=32, shape=SHAPE, members=int(workers_of(n) * 0.97), n_min=N_MIN, costs=costs

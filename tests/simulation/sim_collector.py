@@ -26,7 +26,7 @@ from learning.secagg.shares import read_share
 from learning.tree import TOP
 from policies.signing import document_digest
 from tests.simulation.sim_clock import Event, Machine
-from tests.simulation.sim_nodes import ENTRY_BYTES, STATEMENT_BYTES, Contributor, Order, Seat
+from tests.simulation.sim_nodes import STATEMENT_BYTES, Contributor, Order, Seat, order_bytes, set_bytes
 
 if TYPE_CHECKING:
     from tests.simulation.tree_simulator import World
@@ -209,7 +209,7 @@ class Collector:
                 seat.machine, self.machine, STATEMENT_BYTES, lambda: self._heard_sign(action.group, seat, answer)
             )
 
-        self._send(seat, self._size(proposed), lambda: seat.ask_to_sign(proposed, action.doubtful, reply))
+        self._send(seat, set_bytes(_entries(proposed)), lambda: seat.ask_to_sign(proposed, action.doubtful, reply))
 
     def _heard_sign(self, group: str, seat: Seat, answer: Any) -> None:
         facts, name = self.facts[group], seat.participant
@@ -249,7 +249,7 @@ class Collector:
                 seat.machine, self.machine, 300, lambda: self._heard_order(action.group, seat, answer)
             )
 
-        size = self._size(proposed) + group.quorum * STATEMENT_BYTES
+        size = order_bytes(_entries(proposed), group.quorum)
         self._send(seat, size, lambda: seat.order(order, reply))
 
     def _heard_order(self, group: str, seat: Seat, missing: tuple[str, ...]) -> None:
@@ -260,9 +260,6 @@ class Collector:
     def _digest(self, proposed: ContributorSet | InnerSet) -> str:
         plain = proposed.as_set() if isinstance(proposed, InnerSet) else proposed
         return str(plain.statement(self.world.context(TOP), "")["uploads"])
-
-    def _size(self, proposed: ContributorSet | InnerSet) -> int:
-        return 300 + ENTRY_BYTES * len(proposed.covers if isinstance(proposed, InnerSet) else proposed.uploads)
 
     def _seat(self, group: str, column: int, *, voice: bool = False) -> Seat:
         present = self.world.group(group, self.rounds[group].replaced)
@@ -308,3 +305,7 @@ class Collector:
             if pair[0].children == wanted and group.seats[pair[0].column].participant == pair[0].seat  # type: ignore[union-attr]
         ]
         return add_inner_shares(kept, context=context, group=group)  # type: ignore[arg-type]
+
+
+def _entries(proposed: ContributorSet | InnerSet) -> int:
+    return len(proposed.covers if isinstance(proposed, InnerSet) else proposed.uploads)

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 HEADER_BYTES, BOX_BYTES, STATEMENT_BYTES, ENTRY_BYTES = 1800, 240, 500, 120
 
 
+def set_bytes(entries: int) -> int:
+    """Return the size of a set of so many contributors or children."""
+    return 300 + ENTRY_BYTES * entries
+
+
+def order_bytes(entries: int, quorum: int = 4) -> int:
+    """Return the size of an order to release, with the signatures."""
+    return set_bytes(entries) + quorum * STATEMENT_BYTES
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Order:
     """An order to release: the set, its signatures, and the group as the collector had it."""

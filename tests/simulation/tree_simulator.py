@@ -27,7 +27,7 @@ from learning.tree import ExecutionTree, deal_leaves, place_columns
 from policies.signing import Signer, document_digest
 from tests.simulation.sim_clock import Clock, Event, Machine, Network, Prices
 from tests.simulation.sim_collector import COLLECTOR, Collector, Outcome
-from tests.simulation.sim_nodes import Contributor, Seat
+from tests.simulation.sim_nodes import Contributor, Seat, order_bytes
 
 
 @functools.lru_cache(maxsize=20_000)
@@ -109,13 +109,16 @@ class World:
         self.hold = again * 0.7
         self.repeat = self.timeout + 2 * transfer + 0.15
         self.straggle = self.repeat if scene.straggle is None else scene.straggle
-        patience = Patience(again=again, silent=2, stuck=max(40, int(400 * transfer / again)), grace=0.2)
         self.beacon = hashlib.sha256(f"beacon {scene.seed}".encode()).hexdigest()
         self.people = [f"c{number:05d}" for number in range(scene.contributors)]
         workers = self.people if scene.workers is None else [f"w{number:05d}" for number in range(scene.workers)]
         candidates = [Candidate(participant=name, organisation=name) for name in workers]
         columns = place_columns(self.beacon, candidates, seats=scene.shape[0], collector_organisation=COLLECTOR)
         self.tree = ExecutionTree.grow(scene.leaves, scene.fan_out, columns)
+        # Nobody is asked again before what is said to all seats has left the collector.
+        size = order_bytes(scene.contributors // scene.leaves)
+        again += len(self.tree.names) * scene.shape[0] * size / scene.prices.bandwidth
+        patience = Patience(again=again, silent=2, stuck=max(40, int(400 * transfer / again)), grace=0.2)
         self.leaf_of = deal_leaves(self.beacon, self.people, self.tree.leaves)
         self.members: dict[str, tuple[str, ...]] = {
             leaf: tuple(name for name, where in self.leaf_of.items() if where == leaf) for leaf in self.tree.leaves
@@ -210,8 +213,9 @@ class World:
         """Tell the collector that an upload is complete."""
         self.report(sender, 300, lambda: self.collector.take_notice(leaf, name, digest))
 
-    def report(self, sender: Machine, size: int, then: Event) -> None:
-        """Tell the collector something until it has heard; it may hear it twice."""
+    def report(self, sender: Machine, size: int, then: Event, patience: float | None = None) -> None:
+        """Tell the collector something until it has heard, ever less often; it may hear it twice."""
+        patience = patience or self.timeout
 
         def serve(answer: Event) -> None:
             then()
@@ -219,7 +223,7 @@ class World:
 
         def again() -> None:
             if self.collector.ended is None:
-                self.report(sender, size, then)
+                self.report(sender, size, then, 2 * patience)
 
         self.network.call(
             sender,
@@ -228,7 +232,7 @@ class World:
             serve=serve,
             done=lambda: None,
             failed=again,
-            patience=self.timeout,
+            patience=patience,
         )
 
     def tell_unreachable(self, sender: Machine, group: str, seat: str) -> None:
