@@ -100,7 +100,7 @@ def pack_provider(
     else:
         leaf = placed.leaf_of(name)
         group, context = group_context(placed, step, leaf)
-        package = prepare_upload(vector, context=context, group=group, signer=signer, contributor=name)
+        package = prepare_upload(vector, context=context, group=group, signer=signer, contributor=name, spend=True)
     return {"leaf": leaf, "vector": node.blobs.put(bytes(package.vector)), **_entry(package)}
 
 
@@ -123,7 +123,9 @@ def pack_learners(
             places[leaf] = group_context(placed, step, leaf)
         group, context = places[leaf]
         vector = placed.terms.layout.encode(values, RoundingStream(rounding_seed(node, plan, step.round, subject)))
-        package = prepare_upload(vector, context=context, group=group, signer=node.signer, contributor=name)
+        package = prepare_upload(
+            vector, context=context, group=group, signer=node.signer, contributor=name, spend=True
+        )
         loads.setdefault(leaf, []).append(package)
     parcels, uploads = {}, {}
     for leaf, packages in sorted(loads.items()):

@@ -50,6 +50,9 @@ def digest(value: Json) -> str:
 def _write(value: object, parts: list[str]) -> None:
     if isinstance(value, str):
         parts.append(encode_basestring(value))
+    elif type(value) is list and set(map(type, value)) == {str}:
+        # Digests come in lists; it is what most documents are made of.
+        parts.append("[" + ",".join(map(encode_basestring, value)) + "]")
     elif value is None or isinstance(value, bool):
         parts.append(json.dumps(value))
     elif isinstance(value, int):

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,17 +67,16 @@ def draw_mask(context: RoundContext, group: Group, contributor: str, *, seeds: t
     Raises:
         ParameterError: the wrong number of seeds, or a clear round.
     """
-    table = group.table
-    if context.aggregation == "clear" or (seeds is not None and len(seeds) != len(table)):
-        raise ParameterError(f"a mask of this group has {len(table)} seeds, and clear rounds have none")
-    drawn = seeds or tuple(os.urandom(SEED_BYTES) for _ in range(len(table)))
+    drawn = _drawn(context, group, seeds)
     total = np.zeros(context.d, dtype=ring_dtype(context.k))
-    accumulate(total, ((seed, context.mask_info(index)) for index, seed in enumerate(drawn)))
-    boxes = tuple(
-        _seal_for(drawn, seat=seat, column=column, context=context, group=group, contributor=contributor)
-        for column, seat in enumerate(group.seats)
+    accumulate(total, _streams(context, drawn))
+    return Mask(
+        contributor=contributor,
+        context=context.digest,
+        seeds=drawn,
+        boxes=_seal_all(drawn, context=context, group=group, contributor=contributor),
+        total=total,
     )
-    return Mask(contributor=contributor, context=context.digest, seeds=drawn, boxes=boxes, total=total)
 
 
 def prepare_upload(
@@ -89,11 +88,12 @@ def prepare_upload(
     contributor: str,
     secret: bytes | None = None,
     mask: Mask | None = None,
+    spend: bool = False,
 ) -> UploadPackage:
     """Mask ``vector`` (shape (d,), from ``VectorLayout.encode``) and seal the seeds to the seats.
 
     Args:
-        vector: the plain ring vector; it is not changed.
+        vector: the plain ring vector; it is not changed unless it is to be spent.
         context: the attempt that is open.
         group: the seats that sum.
         signer: the member's signing key; its kid is the participant id.
@@ -101,22 +101,25 @@ def prepare_upload(
         secret: None draws fresh seeds from the operating system. 32 bytes make them from the secret, the context and
             the vector itself (as in SIV modes), so that two different vectors never share a mask.
         mask: what :func:`draw_mask` drew for this contributor and attempt, never used before; None draws it now.
+        spend: mask the vector where it lies: the package holds its memory, and the plain values are gone.
 
     Raises:
         ParameterError: the vector does not fit the context, or the mask is another upload's.
     """
     _check(vector, context, clear=False)
-    # A mask drawn here is nobody else's, and becomes the upload itself: memory touched for the first time is dear.
-    room = None
     if mask is None:
-        seeds = None if secret is None else _derived(len(group.table), vector, context, contributor, secret)
-        mask = draw_mask(context, group, contributor, seeds=seeds)
-        room = mask.total
-    if (mask.contributor, mask.context) != (contributor, context.digest):
+        derived = None if secret is None else _derived(len(group.table), vector, context, contributor, secret)
+        seeds = _drawn(context, group, derived)
+        boxes = _seal_all(seeds, context=context, group=group, contributor=contributor)
+        # Onto the vector itself: memory touched for the first time is dear, and so is one more pass over it.
+        masked = vector if spend else vector.copy()
+        accumulate(masked, _streams(context, seeds))
+    elif (mask.contributor, mask.context) != (contributor, context.digest):
         raise ParameterError("the mask was drawn for another upload")
-    masked = np.add(vector, mask.total, out=room)
+    else:
+        seeds, boxes = mask.seeds, mask.boxes
+        masked = np.add(vector, mask.total, out=vector if spend else None)
     data = pack(reduce(masked, context.k), context.k)
-    seeds, boxes = mask.seeds, mask.boxes
     document = sign_header(
         signer,
         context,
@@ -153,6 +156,24 @@ def reseal(
     contributor, seat = upload["payload"]["contributor"], group.seats[column]
     box = _seal_for(seeds, seat=seat, column=column, context=context, group=group, contributor=contributor)
     return sign_reseal(signer, upload, seat=seat.participant, column=column, box=box), box
+
+
+def _drawn(context: RoundContext, group: Group, seeds: tuple[bytes, ...] | None) -> tuple[bytes, ...]:
+    count = len(group.table)
+    if context.aggregation == "clear" or (seeds is not None and len(seeds) != count):
+        raise ParameterError(f"a mask of this group has {count} seeds, and clear rounds have none")
+    return seeds or tuple(os.urandom(SEED_BYTES) for _ in range(count))
+
+
+def _streams(context: RoundContext, seeds: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return ((seed, context.mask_info(index)) for index, seed in enumerate(seeds))
+
+
+def _seal_all(seeds: Sequence[bytes], *, context: RoundContext, group: Group, contributor: str) -> tuple[bytes, ...]:
+    return tuple(
+        _seal_for(seeds, seat=seat, column=column, context=context, group=group, contributor=contributor)
+        for column, seat in enumerate(group.seats)
+    )
 
 
 def _seal_for(

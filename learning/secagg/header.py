@@ -13,7 +13,7 @@ from typing import Any
 from learning.secagg.context import RoundContext
 from learning.secagg.errors import ContextMismatchError, HeaderError, UnknownContributorError
 from policies.canonical import CanonicalFormError
-from policies.signing import SignatureError, Signer, document_digest, verify
+from policies.signing import SignatureError, Signer, verify_named
 
 KIND = "secagg-upload"
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -100,8 +100,7 @@ def verify_header(
     if participant not in members:
         raise UnknownContributorError("is not a member of this job", sender=participant)
     try:
-        payload = verify(KIND, document, members[participant])
-        name = document_digest(document)
+        payload, name = verify_named(KIND, document, members[participant])
     except (SignatureError, CanonicalFormError) as error:
         raise HeaderError("the upload header is not signed by its participant", sender=participant) from error
     if set(payload) != _FIELDS:

@@ -22,6 +22,7 @@ from learning.secagg.packing import RingVector
 SEED_BYTES = 32
 _BLOCK_BYTES = 1 << 17
 _ZERO_VIEW = memoryview(bytes(_BLOCK_BYTES))
+_ONES_VIEW = memoryview(b"\xff" * _BLOCK_BYTES)
 # update_into wants room for one AES block beyond the input.
 _SLACK = 16
 # Contexts kept open at once: bounds memory when there are very many contributors.
@@ -62,6 +63,11 @@ class KeyStreamWords:
     def words(self, count: int) -> NDArray[np.uint32]:
         """Return the next ``count`` uniform 32-bit words, at most 32768; the next call overwrites them."""
         self._stream.update_into(_ZERO_VIEW[: 4 * count], self._buffer)
+        return self._words[:count]
+
+    def complements(self, count: int) -> NDArray[np.uint32]:
+        """Return 2^32 - 1 minus each of the next ``count`` words: counter mode turns the bits of ones for nothing."""
+        self._stream.update_into(_ONES_VIEW[: 4 * count], self._buffer)
         return self._words[:count]
 
 

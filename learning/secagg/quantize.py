@@ -8,6 +8,9 @@ HAZARD: the 32 bytes must differ for every vector (derive them from a secret, th
 over two updates correlate their rounding errors.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +19,10 @@ from learning.secagg.masking import KeyStreamWords
 
 _INFO = b"orchard/secagg/rounding/1"
 _BLOCK = 1 << 14
-_COIN = 2.0**-32
+_COIN_BITS = 32
+_COIN = 2.0**-_COIN_BITS
+_WORD = 4
+_Rounder: TypeAlias = "Callable[[NDArray[np.floating], NDArray[np.signedinteger]], None]"
 
 
 class RoundingStream(KeyStreamWords):
@@ -36,27 +42,53 @@ def round_stochastic(
 ) -> None:
     """Write ``values`` clipped to +-``bound``, times ``scale``, rounded stochastically, to ``out`` (same shape (d,)).
 
+    A coin has 32 bits: a value is rounded up when its coin, as a fraction, is less than the value's.
+
     Raises:
         ValueRangeError: a value is NaN or infinite.
     """
-    work, whole, draw, up = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK, dtype=np.bool_)
+    # One 64-bit word holds number and fraction while the number has 32 bits, and one addition then rounds it.
+    round_block = _rounder(scale, coins) if bound * scale < 1 << 31 and out.itemsize == _WORD else _wide(scale, coins)
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
+        # NaN fails both comparisons.
+        if not (float(block.min()) >= -bound and float(block.max()) <= bound):
+            if not np.isfinite(block).all():
+                raise ValueRangeError("a value is NaN or infinite")
+            # In double, and clipped before it is scaled: nothing overflows or loses its fraction.
+            block = np.clip(block.astype(np.float64), -bound, bound)
+        round_block(block, out[start : start + _BLOCK])
+
+
+def _rounder(scale: float, coins: RoundingStream) -> _Rounder:
+    """Return the function that rounds a block in fixed point: 32 bits of number, 32 of fraction."""
+    double, fixed = np.empty(_BLOCK), np.empty(_BLOCK, dtype="<i8")
+    whole = scale * 2.0**_COIN_BITS
+
+    def round_block(block: NDArray[np.floating], out: NDArray[np.signedinteger]) -> None:
         size = len(block)
-        if not np.isfinite(block).all():
-            raise ValueRangeError("a value is NaN or infinite")
-        scaled, floor, coin, carry = work[:size], whole[:size], draw[:size], up[:size]
-        # In double from the first step, and clipped before it is scaled: nothing overflows or loses its fraction.
+        scaled, number = double[:size], fixed[:size]
         scaled[:] = block
-        np.minimum(scaled, bound, out=scaled)
-        np.maximum(scaled, -bound, out=scaled)
-        np.multiply(scaled, scale, out=scaled)
-        np.floor(scaled, out=floor)
-        np.subtract(scaled, floor, out=scaled)
-        np.multiply(coins.words(size), _COIN, out=coin)
-        np.less(coin, scaled, out=carry)
-        np.add(floor, carry, out=floor)
-        out[start : start + size] = floor
+        np.multiply(scaled, whole, out=scaled)
+        # A coin is a whole number, and so is less than a fraction exactly when it is less than the next whole number.
+        np.ceil(scaled, out=scaled)
+        number[:] = scaled
+        # coin < fraction exactly when fraction + (2^32 - 1 - coin) carries; the complement is as cheap to draw.
+        np.add(number, coins.complements(size), out=number)
+        out[:] = number.view("<i4")[1::2]
+
+    return round_block
+
+
+def _wide(scale: float, coins: RoundingStream) -> _Rounder:
+    """Return the function that rounds a block of numbers of up to 52 bits."""
+
+    def round_block(block: NDArray[np.floating], out: NDArray[np.signedinteger]) -> None:
+        scaled = block.astype(np.float64) * scale
+        floor = np.floor(scaled)
+        out[:] = floor + (coins.words(len(block)) * _COIN < scaled - floor)
+
+    return round_block
 
 
 def exact_integers(values: NDArray[np.generic], bound: float, out: NDArray[np.signedinteger]) -> None:

@@ -46,12 +46,10 @@ def contribute(shape: Shape, pipe: Connection) -> None:
                 continue
             signer = signers.setdefault(shape.provider(number), member_signer(shape.provider(number)))
             before = sum(watch.seconds.values())
-            sent, vector = _upload(shape, context, number, pool, signer, watch, pipe)
+            sent = _upload(shape, context, number, pool, signer, watch, pipe, total)
             each.append(sum(watch.seconds.values()) - before)
             if number not in shape.dead:
-                np.add(total, vector, out=total)
                 uploads, uploaded = uploads + 1, uploaded + sent
-            del vector
         pipe.send_bytes(b"")
         pipe.send_bytes(total)
     seconds = [[*key, spent] for key, spent in watch.seconds.items()]
@@ -66,12 +64,21 @@ def contribute(shape: Shape, pipe: Connection) -> None:
 
 
 def _upload(
-    shape: Shape, context: RoundContext, number: int, pool: Pool, signer: Signer, watch: Stopwatch, pipe: Connection
-) -> tuple[int, RingVector]:
-    """Send one contributor's package; return the bytes that it sends, and its plain vector."""
+    shape: Shape,
+    context: RoundContext,
+    number: int,
+    pool: Pool,
+    signer: Signer,
+    watch: Stopwatch,
+    pipe: Connection,
+    total: RingVector,
+) -> int:
+    """Send one contributor's package, and add its plain vector to the clear sum; return the bytes that it sends."""
     values = pool.update(number)
     with watch.role(ROLE, QUANTISE):
         vector = shape.layout.encode({"w": values}, RoundingStream(number.to_bytes(32, "big")))
+    if number not in shape.dead:
+        np.add(total, vector, out=total)
     with watch.role(ROLE, HASH):
         package = prepare_upload(
             vector,
@@ -79,6 +86,7 @@ def _upload(
             group=shape.group,
             signer=signer,
             contributor=shape.contributor_id(number),
+            spend=True,
         )
     with watch.role(ROLE, HEADER):
         sent = _bodies(package, shape.group.carriers(context, shape.contributor_id(number)))
@@ -89,7 +97,7 @@ def _upload(
     pipe.send_bytes(package.vector)
     if shape.in_turn:
         pipe.recv_bytes()
-    return sent, vector
+    return sent
 
 
 def _bodies(package: UploadPackage, carriers: Sequence[int]) -> int:
