@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from learning.errors import NotYetError, PeerError, RefusedError, UnknownError
-from learning.jobs import ParticipationState
+from learning.jobs import Participation, ParticipationState
 from learning.members import good_answer
 from learning.node import Node
 from learning.packages import loads_of, opened_replaced
 from learning.parcels import MEDIA_TYPE, Entry, encode
 from learning.placing import manifest_of
+from learning.ports import Records
 from learning.provide import part_of
 from learning.rounds import ChildShare, Step
 from learning.seats import place_in
@@ -21,6 +22,10 @@ from learning.secagg.sets import ContributorSet, verify_quorum
 from learning.tree import parse_replaced
 from learning.uploads import receive_parcel
 
+# Shares that one seat may have kept here, of one group in one attempt. An honest one gives one, and a further one for
+# each seat lost or replaced meanwhile: 13 at most with seven seats, and an inner one as many again for new lists.
+MOST_SHARES = 32
+
 
 def receive_child_share(
     node: Node, job_id: str, number: int, attempt: int, child: str, document: Mapping[str, Any], vector: bytes
@@ -30,7 +35,7 @@ def receive_child_share(
     Raises:
         NotYetError: the round is not open here yet.
         UnknownError: we are not of that column.
-        RefusedError: the share is wrong; nothing is stored.
+        RefusedError: the share is wrong, or one too many of its seat; nothing is stored.
     """
     part = part_of(node, job_id)
     if part.manifest is None:
@@ -58,9 +63,20 @@ def receive_child_share(
         digest=share.digest,
         seat=share.seat,
         document=dict(document),
-        vector=node.blobs.put(vector),
+        vector=share.vector,
     )
-    node.store.run("seat.child", lambda records: records.add(row))
+
+    def work(records: Records) -> None:
+        # Shares of one job come one after the other: many at once must not all find room.
+        records.lock(Participation, job_id)
+        kept = records.select(ChildShare, job_id, number, attempt, child)
+        known = any(one.digest == share.digest for one in kept)
+        if not known and sum(one.seat == share.seat for one in kept) >= MOST_SHARES:
+            raise RefusedError("too-many-shares", f"a seat hands up at most {MOST_SHARES} shares of a group an attempt")
+        node.blobs.put(vector)
+        records.add(row)
+
+    node.store.run("seat.child", work)
 
 
 def reseal_to(node: Node, consumer: str, job_id: str, number: int, attempt: int, body: Mapping[str, Any]) -> None:

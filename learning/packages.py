@@ -123,9 +123,7 @@ def pack_learners(
             places[leaf] = group_context(placed, step, leaf)
         group, context = places[leaf]
         vector = placed.terms.layout.encode(values, RoundingStream(rounding_seed(node, plan, step.round, subject)))
-        package = prepare_upload(
-            vector, context=context, group=group, signer=node.signer, contributor=name, spend=True
-        )
+        package = prepare_upload(vector, context=context, group=group, signer=node.signer, contributor=name, spend=True)
         loads.setdefault(leaf, []).append(package)
     parcels, uploads = {}, {}
     for leaf, packages in sorted(loads.items()):

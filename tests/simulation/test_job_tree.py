@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from learning.errors import StepFailedError
+from learning.errors import RefusedError, StepFailedError, UnknownError
+from learning.handing import MOST_SHARES, receive_child_share
 from learning.jobs import JOB_ENDS, Job, JobLine, JobState
+from learning.node import Node
 from learning.placing import own_manifest
 from learning.rounds import ChildShare, Round, RoundState, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
 from learning.tree import ExecutionTree
+from policies.canonical import sha256_hex
 from tests.support.federation import Federation, open_federation
 from tests.support.federation_rooms import COLLECTOR
 
@@ -131,6 +134,41 @@ def test_a_vector_leaves_its_contributor_once(ten: Federation) -> None:
     assert job.state is JobState.COMPLETED
     assert all(times <= 2 for times in sent.values())
     assert sum(sent.values()) >= 10
+
+
+def test_a_seat_hands_up_no_more_shares_than_losses_explain(ten: Federation) -> None:
+    """One seat cannot fill the disk of the seat above it with shares it signs; its kept ones may come again."""
+    job_id = ten.start(aggregation=TREE)
+    ten.settle(until=lambda: bool(handed_up(ten)))
+    node, row = handed_up(ten)[0]
+    signer, payload = ten.members[row.seat].node.signer, row.document["payload"]
+    size = len(node.blobs.get(row.vector))
+
+    def hand_up(number: int) -> str:
+        vector = number.to_bytes(size, "little")
+        document = signer.sign("secagg-share", payload | {"vector": sha256_hex(vector)})
+        receive_child_share(node, job_id, row.round, row.attempt, row.group, document, vector)
+        return sha256_hex(vector)
+
+    for number in range(1, MOST_SHARES):
+        hand_up(number)
+    with pytest.raises(RefusedError) as refused:
+        hand_up(MOST_SHARES)
+    assert refused.value.code == "too-many-shares"
+    with pytest.raises(UnknownError):
+        node.blobs.get(sha256_hex(MOST_SHARES.to_bytes(size, "little")))
+    assert node.blobs.get(hand_up(1)) == (1).to_bytes(size, "little")
+    own = [one for found, one in handed_up(ten) if found is node and (one.group, one.seat) == (row.group, row.seat)]
+    assert len(own) == MOST_SHARES
+
+
+def handed_up(federation: Federation) -> list[tuple[Node, ChildShare]]:
+    """Return the shares that seats of the tree keep for others, with who keeps them."""
+    return [
+        (member.node, share)
+        for member in federation.members.values()
+        for share in member.node.store.run("test", lambda records: records.select(ChildShare))
+    ]
 
 
 def tree_in(federation: Federation, job_id: str) -> ExecutionTree:
