@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
+import sys
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,6 +22,7 @@ from tests.benchmarks.secagg_seats import Inbox, LeafGroup, count_parts
 from tests.benchmarks.secagg_stage import Shape
 
 _SPAWN = multiprocessing.get_context("spawn")
+_SAY_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,9 @@ class _Round:
     clear: RingVector
     exact: bool = True
     summed: int = 0
+    groups: int = 0
+    start: float = dataclasses.field(default_factory=time.perf_counter)
+    said: float = 0.0
 
     def total(self) -> RingVector:
         """Return the collector's sum."""
@@ -130,7 +135,21 @@ class _Round:
         self.exact &= np.array_equal(add_column([share.vector for share in shares], leaf.context), clear)
         self.summed += len(proposed.uploads)
         np.add(self.clear, clear, out=self.clear)
+        self._say()
         return leaf, proposed, shares
+
+    def _say(self) -> None:
+        """Print how far a long run has come, now and then."""
+        self.groups += 1
+        spent = time.perf_counter() - self.start
+        if spent - self.said > _SAY_SECONDS:
+            self.said = spent
+            left = spent / self.groups * (self.shape.leaves - self.groups)
+            print(
+                f"    {self.groups} of {self.shape.leaves} leaves, {spent:.0f} s, about {left:.0f} s to go",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _seats(shape: Shape, answer: Connection) -> None:
