@@ -80,9 +80,15 @@ def _write_object(value: Mapping[str, Any], parts: list[str]) -> None:
     # RFC 8785 section 3.2.3: keys are sorted by UTF-16 code units, which for ASCII is how Python sorts text.
     keys = sorted(value) if ascii_only else sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
     for index, key in enumerate(keys):
-        parts.append("," if index else "{")
-        parts.append(encode_basestring(key) + ":")
-        _write(value[key], parts)
+        start, item = f"{',' if index else '{'}{encode_basestring(key)}:", value[key]
+        # Most members are text and small numbers: written here, without a call for each.
+        if type(item) is str:
+            parts.append(start + encode_basestring(item))
+        elif type(item) is int and -_SAFE_INTEGER <= item <= _SAFE_INTEGER:
+            parts.append(start + str(item))
+        else:
+            parts.append(start)
+            _write(item, parts)
     parts.append("}" if value else "{}")
 
 

@@ -7,6 +7,7 @@ can never be shown as another.
 
 import base64
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,8 +85,7 @@ def verify_bytes(kind: str, data: bytes, signature: bytes, public_key: str) -> N
         SignatureError: the signature or the key is wrong.
     """
     try:
-        key = Ed25519PublicKey.from_public_bytes(decode(public_key))
-        key.verify(signature, _domain(kind) + data)
+        _public(public_key).verify(signature, _domain(kind) + data)
     except (InvalidSignature, ValueError) as error:
         raise SignatureError(f"the signature over this {kind} does not verify") from error
 
@@ -110,6 +110,11 @@ def decode(text: str) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
         raise SignatureError("not base64url") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _public(text: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(decode(text))
 
 
 def _domain(kind: str) -> bytes:

@@ -198,6 +198,7 @@ def box_info(context_digest: str, contributor: str, seat: str) -> bytes:
     return b"orchard/secagg/box/1\0" + canonical_json(value)
 
 
+@functools.lru_cache(maxsize=1024)
 def _public(text: str) -> tuple[X25519PublicKey, MLKEM768PublicKey | None]:
     try:
         raw = decode(text)

@@ -60,7 +60,7 @@ def ours_row(found: Outcome, floor: Floor) -> None:
 
 def beside_head() -> None:
     """Print the head of the table beside Flower."""
-    print(f"{'n':>6} {'d':>6} {'drop':>5} | {'total: ours':>11} {'Flower':>8} {'ratio':>6} | ", end="")
+    print(f"{'n':>6} {'d':>6} {'drop':>5} {'copies':>6} | {'total: ours':>11} {'Flower':>8} {'ratio':>6} | ", end="")
     print(
         f"{'server: ours':>12} {'Flower':>8} {'ratio':>6} | {'client: ours':>12} {'Flower':>9} {'ratio':>6} | ", end=""
     )
@@ -70,7 +70,7 @@ def beside_head() -> None:
 def beside_row(ours: Outcome, theirs: Flower | str) -> None:
     """Print one row beside Flower's; text says why there is none."""
     shape = ours.shape
-    start = f"{count(shape.n):>6} {count(shape.d):>6} {shape.dropout:>4g}% | "
+    start = f"{count(shape.n):>6} {count(shape.d):>6} {shape.dropout:>4g}% {shape.group.copies:>6} | "
     if isinstance(theirs, str):
         print(f"{start}{ours.total:>11.2f} {'-':>8}        | {ours.aggregator:>12.2f} {'-':>8}        | ", end="")
         print(f"{ours.contributor * 1e3:>9.2f} ms {'-':>9}        | Flower {theirs}", flush=True)
