@@ -310,7 +310,7 @@ def _keep(node: Node, place: Place, order: Mapping[str, Any], share: Share) -> t
     """Keep a share until the round is over, for a parent's seat that is replaced; return all that are kept."""
     kept = {
         "document": share.document,
-        "vector": node.blobs.put(bytes(share.vector)),
+        "vector": node.blobs.put(share.vector, share.document["payload"]["vector"]),
         "set": digest(order["set"]),
         "lost": order["lost"],
         "blank": order["blank"],

@@ -156,7 +156,7 @@ def _take_share(
             raise ConflictError("this seat gave another share of this sum before")
         if vector is not None:
             # Only now: a share that is refused leaves nothing behind.
-            node.blobs.put(vector)
+            node.blobs.put(vector, header.vector)
         records.add(share)
         _ring_at_the_last(records, attempt, name, value, {one.seat for one in (*earlier, share)}, now)
 
@@ -217,7 +217,7 @@ def receive_clear(
 
     def work(records: Records) -> None:
         if records.add(upload):
-            node.blobs.put(vector)
+            node.blobs.put(vector, header.vector)
             return
         first = records.get(ClearUpload, job_id, number, attempt, header.contributor)
         if first is not None and first.header_digest != header.digest:

@@ -70,14 +70,14 @@ def open_round(
         _check_order(steps, step)
         if records.add(step):
             # Only now: an opening that is refused leaves no model behind, and takes away nobody's.
-            node.blobs.put(weights)
+            node.blobs.put(weights, model)
             records.enqueue("learning.contribute", step_key(step), now)
             return step
         return records.get(Step, job_id, number, attempt) or step
 
     opened = node.store.run("step.open", work)
     # Another job that used the same model may have erased it between our first put and the row that claims it.
-    node.blobs.put(weights)
+    node.blobs.put(weights, model)
     return opened
 
 

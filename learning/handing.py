@@ -73,7 +73,7 @@ def receive_child_share(
         known = any(one.digest == share.digest for one in kept)
         if not known and sum(one.seat == share.seat for one in kept) >= MOST_SHARES:
             raise RefusedError("too-many-shares", f"a seat hands up at most {MOST_SHARES} shares of a group an attempt")
-        node.blobs.put(vector)
+        node.blobs.put(vector, share.vector)
         records.add(row)
 
     node.store.run("seat.child", work)

@@ -101,7 +101,11 @@ def pack_provider(
         leaf = placed.leaf_of(name)
         group, context = group_context(placed, step, leaf)
         package = prepare_upload(vector, context=context, group=group, signer=signer, contributor=name, spend=True)
-    return {"leaf": leaf, "vector": node.blobs.put(bytes(package.vector)), **_entry(package)}
+    return {
+        "leaf": leaf,
+        "vector": node.blobs.put(package.vector, package.document["payload"]["vector"]),
+        **_entry(package),
+    }
 
 
 def pack_learners(

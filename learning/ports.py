@@ -52,8 +52,8 @@ class Store(Protocol):
 class Blobs(Protocol):
     """Vectors and weights by their SHA-256 (hex)."""
 
-    def put(self, data: bytes) -> str:
-        """Store bytes and return their digest."""
+    def put(self, data: bytes | bytearray | memoryview, digest: str | None = None) -> str:
+        """Store bytes and return their digest; ``digest`` spares hashing what the caller has just hashed itself."""
         ...
 
     def get(self, digest: str) -> bytes:

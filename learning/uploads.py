@@ -189,7 +189,7 @@ def _store_one(node: Node, place: Place, accepted: _Accepted) -> None:
         header_digest=header.digest,
         header=dict(entry.document),
         box=entry.box,
-        vector=None if entry.vector is None else node.blobs.put(bytes(entry.vector)),
+        vector=None if entry.vector is None else node.blobs.put(entry.vector, header.vector),
         resealed=None if entry.reseal is None else str(entry.reseal["payload"]["box"]),
         first=bool(entry.copies),
     )

@@ -19,9 +19,14 @@ class FolderBlobs:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def put(self, data: bytes) -> str:
-        """Store ``data`` and return its SHA-256 in hexadecimal; storing it again changes nothing."""
-        digest = hashlib.sha256(data).hexdigest()
+    def put(self, data: bytes | bytearray | memoryview, digest: str | None = None) -> str:
+        """Store ``data`` and return its SHA-256 in hexadecimal; storing it again changes nothing.
+
+        Args:
+            data: the bytes.
+            digest: their SHA-256 where the caller has just computed it or compared them with it; never a peer's word.
+        """
+        digest = digest or hashlib.sha256(data).hexdigest()
         path = self.path(digest)
         if path.exists():
             return digest
