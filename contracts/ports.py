@@ -238,6 +238,10 @@ class UnitOfWork(Protocol):
         """Drop what is still queued for a process that has ended."""
         ...
 
+    def finish(self, row: OutboxRow, *, at: datetime, answer_status: int) -> None:
+        """Write that a message was taken; nothing where the lease was lost meanwhile."""
+        ...
+
     def settle(
         self,
         row: OutboxRow,

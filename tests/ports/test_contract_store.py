@@ -406,7 +406,7 @@ def test_hot_statements_look_up_by_key(database):
             "by_peer",
             "save",
             "learn",
-            "_waiting",
+            "_insert",
             "_first_of",
             "_due",
             "_settle",
@@ -421,7 +421,7 @@ def test_hot_statements_look_up_by_key(database):
 
 
 def _plan(connection, statement) -> str:
-    text = statement._prepared._text
+    text = statement._prepared.text
     if connection.dialect.name == "sqlite":
         rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", tuple(None for _ in statement._order))
         return "\n".join(str(row[3]) for row in rows)
