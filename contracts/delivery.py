@@ -8,6 +8,7 @@ A peer that is silent is left alone with all its messages for a while (``standin
 an attempt that was not made, so that a process ends in the same time whether its peer is silent to it or to others.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -157,35 +158,42 @@ class DeliveryService:
         following: OutboxRow | None = None
         failed: Exception | None = None
         for batch in self.taken.batches(taken):
-            # One that cannot be written must not keep the others from it.
-            for part in (batch, *([one] for one in batch)) if len(batch) > 1 else (batch,):
-                try:
-                    found = self.store.run("outbox.sent", lambda uow, part=part: self._finish(uow, part))  # type: ignore[misc] # bound per turn
-                except Exception as error:  # noqa: BLE001 - raised below, when the others are written
-                    failed = error
-                    continue
-                failed = failed if part is not batch else None
-                following = found if part == [taken] else following
-                if part is batch:
-                    break
+            try:
+                found = self._finished(batch)
+            except Exception as error:  # noqa: BLE001 - raised below; whoever waits must not wait for ever
+                failed = error
+                continue
+            for row in found:
+                if row.pid == taken.row.pid:
+                    following = row
+                else:
+                    self.recorder.doorbell.row(row)
         if failed is not None:
             raise failed
         return following
 
-    def _finish(self, uow: UnitOfWork, batch: Sequence[Taken]) -> OutboxRow | None:
-        """Write that messages were taken; a next row is returned to who wrote a single one, else rung for."""
+    def _finished(self, batch: Sequence[Taken]) -> list[OutboxRow]:
+        try:
+            return self.store.run("outbox.sent", lambda uow: self._finish(uow, batch))
+        except Exception:
+            if len(batch) == 1:
+                raise
+        # One that cannot be written must not keep the others from it; its lease runs out, and it is sent again.
+        found: list[OutboxRow] = []
+        for one in batch:
+            with contextlib.suppress(Exception):
+                found += self._finished([one])
+        return found
+
+    def _finish(self, uow: UnitOfWork, batch: Sequence[Taken]) -> list[OutboxRow]:
+        """Write that messages were taken; return their processes' next rows, leased."""
         # First what locks processes, as everybody does.
         for one in batch:
             if one.peer_pid is not None:
                 uow.learn_peer_pid(one.row.pid, one.peer_pid)
         for one in batch:
             uow.finish(one.row, at=self.recorder.clock(), answer_status=one.status)
-        found = [following for one in batch if (following := self._next(uow, one.row)) is not None]
-        if len(batch) == 1:
-            return found[0] if found else None
-        for following in found:
-            uow.on_commit(lambda following=following: self.recorder.doorbell.row(following))  # type: ignore[misc] # bound per turn
-        return None
+        return [following for one in batch if (following := self._next(uow, one.row)) is not None]
 
     def _next(self, uow: UnitOfWork, row: OutboxRow) -> OutboxRow | None:
         lease, now = self.recorder.doorbell.lease, self.recorder.clock()

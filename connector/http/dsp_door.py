@@ -23,7 +23,7 @@ class DspDoor:
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         """Wrap ``app``; of ``routes`` those of the protocol that take a POST are served here."""
         self._app = app
-        taking = [route for route in routes if isinstance(route, DspRoute) and "POST" in route.methods]
+        taking = [route for route in routes if isinstance(route, DspRoute) and "POST" in (route.methods or ())]
         self._ways = [(route.path_regex, route, route.server()) for route in taking]
         # More threads at once only wait for each other and keep more database connections busy.
         self._lane = Lane(AT_ONCE)

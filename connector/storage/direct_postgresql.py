@@ -7,6 +7,7 @@ statement does.
 """
 
 import dataclasses
+import select
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -159,20 +160,35 @@ def _piped(line: Any, state: _State, batch: Sequence[tuple[_Statement, list[byte
         line.send_query_prepared(statement.name, values)
         new.append(None)
     line.pipeline_sync()
+    arrives = select.poll()
+    arrives.register(line.socket, select.POLLIN | select.POLLOUT)
+    while line.flush():
+        arrives.poll()
+        line.consume_input()
+    arrives.modify(line.socket, select.POLLIN)
     found = None
     for name in new:
-        result = line.get_result()
-        if result is None or line.get_result() is not None:
+        result = _arrived(line, arrives)
+        if result is None or _arrived(line, arrives) is not None:
             return None
         if found is None or found.status in _GOOD:
             found = result
             if name is not None and result.status in _GOOD:
                 state.known.add(name)
-    ended = line.get_result()
+    ended = _arrived(line, arrives)
     if ended is None or ended.status != ExecStatus.PIPELINE_SYNC:
         return None
     line.exit_pipeline_mode()
     return found
+
+
+def _arrived(line: Any, arrives: select.poll) -> Any:
+    # Fetching a result that is not there would wait with the interpreter's lock in hand, for a row that another thread
+    # of ours may have locked.
+    while line.is_busy():
+        arrives.poll()
+        line.consume_input()
+    return line.get_result()
 
 
 def _written(value: Any) -> bytes | None:
