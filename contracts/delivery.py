@@ -197,7 +197,9 @@ class DeliveryService:
 
     def _next(self, uow: UnitOfWork, row: OutboxRow) -> OutboxRow | None:
         lease, now = self.recorder.doorbell.lease, self.recorder.clock()
-        return uow.lease_next(row.pid, lease=lease, now=now, until=self._until(now)) if lease else None
+        # What is due is judged when the row is in hand: whoever wrote it may have kept us waiting.
+        clock = self.recorder.clock
+        return uow.lease_next(row.pid, lease=lease, now=clock, until=self._until(now)) if lease else None
 
     def _again(
         self, row: OutboxRow, answer: PeerAnswer | None, *, said: str = _SILENT, silent: bool = False

@@ -264,8 +264,8 @@ class UnitOfWork(Protocol):
         """Let what is queued for a peer, and in nobody's hands, fall due at ``until`` at the earliest."""
         ...
 
-    def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> OutboxRow | None:
-        """Lease the first queued row of a process if it is due and free."""
+    def lease_next(self, pid: str, *, lease: str, now: Clock, until: datetime) -> OutboxRow | None:
+        """Lease the first queued row of a process if it is due and free; ``now`` is asked when the row is in hand."""
         ...
 
     def dataset(self, dataset_id: str) -> Dataset | None:

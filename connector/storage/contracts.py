@@ -27,7 +27,7 @@ from connector.storage.statements import Statement
 from connector.storage.stuck import undelivered
 from connector.storage.tables_contracts import agreements, events, processes, receipts
 from contracts.errors import ConflictingRepeatError
-from contracts.ports import CatalogQuery, Page, Query, UnitOfWork
+from contracts.ports import CatalogQuery, Clock, Page, Query, UnitOfWork
 from contracts.processes import (
     AgreementRecord,
     Dataset,
@@ -214,7 +214,7 @@ class SqlUnitOfWork:
         """See the port."""
         self._do.outbox.hold(self._connection, audience, until, now)
 
-    def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> OutboxRow | None:
+    def lease_next(self, pid: str, *, lease: str, now: Clock, until: datetime) -> OutboxRow | None:
         """See the port."""
         return self._do.outbox.lease_next(self._connection, pid, lease=lease, now=now, until=until)
 

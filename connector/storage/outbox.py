@@ -27,6 +27,7 @@ from connector.storage.contract_rows import maybe_micros, micros, outbox_of
 from connector.storage.direct import Direct
 from connector.storage.statements import Statement
 from connector.storage.tables_contracts import outbox
+from contracts.ports import Clock
 from contracts.processes import OutboxRow
 
 _COLUMNS = (
@@ -184,13 +185,14 @@ class OutboxStatements:
         }
 
     def lease_next(
-        self, connection: Connection, pid: str, *, lease: str, now: datetime, until: datetime
+        self, connection: Connection, pid: str, *, lease: str, now: Clock, until: datetime
     ) -> OutboxRow | None:
         """Lease a process's first queued row if it is due and free."""
         found = self._first_of.run(connection, of_pid=pid).first()
-        if found is None or found.due_at > micros(now):
+        if found is None:
             return None
-        if found.lease_until is not None and found.lease_until > micros(now):
+        at = micros(now())
+        if found.due_at > at or (found.lease_until is not None and found.lease_until > at):
             return None
         return self._leased(connection, found, lease, until)
 
