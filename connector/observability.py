@@ -74,11 +74,22 @@ class RequestLog:
         """Wrap ``app`` and count into ``metrics``."""
         self._app = app
         self._log = structlog.get_logger("orchard.access")
+        self._plain = logging.getLogger("orchard.access")
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         names = ("method", "route", "status")
         self._requests = Counter("orchard_http_requests", "Requests answered.", names, registry=metrics)
         self._seconds = Histogram(
             "orchard_http_request_seconds", "Time to answer.", ("route",), registry=metrics, buckets=_SECONDS
         )
+
+    def _count(self, method: str, route: str, status: int, seconds: float) -> None:
+        # Finding the two by their labels costs more than counting.
+        found = self._known.get((method, route, status))
+        if found is None:
+            found = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._known[method, route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and note how it ended."""
@@ -100,10 +111,9 @@ class RequestLog:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
-        self._requests.labels(scope["method"], route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._count(scope["method"], route, status, seconds)
         path = scope["path"]
-        if not path.startswith(_QUIET):
+        if (status >= _REFUSED or self._plain.isEnabledFor(logging.DEBUG)) and not path.startswith(_QUIET):
             # What went well is counted above; a line for each is a tenth of what a training round costs this process.
             write = self._log.debug if status < _REFUSED else self._log.info
             write("request", method=scope["method"], path=path, status=status, ms=round(seconds * 1000, 1))

@@ -8,8 +8,10 @@ A peer that is silent is left alone with all its messages for a while (``standin
 an attempt that was not made, so that a process ends in the same time whether its peer is silent to it or to others.
 """
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -19,6 +21,7 @@ from contracts import agreement, negotiation, reconciliation, replies, transfer
 from contracts.codec import Expand
 from contracts.commands import End, Terminate
 from contracts.errors import MalformedMessageError, PeerUnavailableError
+from contracts.gathering import Gathering
 from contracts.ports import PeerAnswer, PeerCalls, Store, UnitOfWork
 from contracts.processes import Kind, Negotiation, OutboxRow, OutboxStatus, Outcome, Process, Transfer
 from contracts.reconciliation import Verdict
@@ -57,6 +60,15 @@ class RetryRule:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A message that the peer has taken: its row, the answer's status, and the peer's id of the process if it is new."""
+
+    row: OutboxRow
+    status: int
+    peer_pid: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DeliveryService:
     """One attempt at a time; threads are the driver's affair."""
 
@@ -66,6 +78,7 @@ class DeliveryService:
     retry: RetryRule = dataclasses.field(default_factory=RetryRule)
     expand: Expand | None = None
     standings: PeerStandings = dataclasses.field(default_factory=PeerStandings)
+    taken: Gathering[Taken] = dataclasses.field(default_factory=Gathering)
 
     def attempt(self, row: OutboxRow) -> OutboxRow | None:
         """Send a leased row and write the result; returns the process's next row, leased, if it is due."""
@@ -95,7 +108,8 @@ class DeliveryService:
 
     def _heard(self, row: OutboxRow, answer: PeerAnswer) -> OutboxRow | None:
         if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            return self.store.run("outbox.sent", lambda uow: self._sent(uow, row, answer))
+            learnt = self._peer_pid(row, answer.body) if is_first(row) else None
+            return self._taken(Taken(row=row, status=answer.status, peer_pid=learnt))
         if answer.status in NOT_YET or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return self._again(row, answer)
         return self._reconcile(row, answer)
@@ -139,16 +153,53 @@ class DeliveryService:
         url = row.url.replace(UNKNOWN_PID, quote(process.peer_pid, safe=":"))
         return dataclasses.replace(row, url=url, body=json.dumps(body, ensure_ascii=False, separators=(",", ":")))
 
-    def _sent(self, uow: UnitOfWork, row: OutboxRow, answer: PeerAnswer) -> OutboxRow | None:
-        if not self._settle(uow, row, OutboxStatus.SENT, answer):
-            return None
-        if is_first(row) and (peer_pid := self._peer_pid(row, answer.body)):
-            uow.learn_peer_pid(row.pid, peer_pid)
-        return self._next(uow, row)
+    def _taken(self, taken: Taken) -> OutboxRow | None:
+        """Write that a message was taken, with others that wait for it; returns the process's next row, leased."""
+        following: OutboxRow | None = None
+        failed: Exception | None = None
+        for batch in self.taken.batches(taken):
+            try:
+                found = self._finished(batch)
+            except Exception as error:  # noqa: BLE001 - raised below; whoever waits must not wait for ever
+                failed = error
+                continue
+            for row in found:
+                if row.pid == taken.row.pid:
+                    following = row
+                else:
+                    self.recorder.doorbell.row(row)
+        if failed is not None:
+            raise failed
+        return following
+
+    def _finished(self, batch: Sequence[Taken]) -> list[OutboxRow]:
+        try:
+            return self.store.run("outbox.sent", lambda uow: self._finish(uow, batch))
+        except Exception:
+            if len(batch) == 1:
+                raise
+        # One that cannot be written must not keep the others from it; its lease runs out, and it is sent again.
+        found: list[OutboxRow] = []
+        for one in batch:
+            with contextlib.suppress(Exception):
+                found += self._finished([one])
+        return found
+
+    def _finish(self, uow: UnitOfWork, batch: Sequence[Taken]) -> list[OutboxRow]:
+        """Write that messages were taken; return their processes' next rows, leased."""
+        # First what locks processes, as everybody does.
+        for one in batch:
+            if one.peer_pid is not None:
+                uow.learn_peer_pid(one.row.pid, one.peer_pid)
+        for one in batch:
+            uow.finish(one.row, at=self.recorder.clock(), answer_status=one.status)
+        return [following for one in batch if (following := self._next(uow, one.row)) is not None]
 
     def _next(self, uow: UnitOfWork, row: OutboxRow) -> OutboxRow | None:
         lease, now = self.recorder.doorbell.lease, self.recorder.clock()
-        return uow.lease_next(row.pid, lease=lease, now=now, until=self._until(now)) if lease else None
+        # What is due is judged when the row is in hand: whoever wrote it may have kept us waiting.
+        clock = self.recorder.clock
+        return uow.lease_next(row.pid, lease=lease, now=clock, until=self._until(now)) if lease else None
 
     def _again(
         self, row: OutboxRow, answer: PeerAnswer | None, *, said: str = _SILENT, silent: bool = False

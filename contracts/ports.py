@@ -238,6 +238,10 @@ class UnitOfWork(Protocol):
         """Drop what is still queued for a process that has ended."""
         ...
 
+    def finish(self, row: OutboxRow, *, at: datetime, answer_status: int) -> None:
+        """Write that a message was taken; nothing where the lease was lost meanwhile."""
+        ...
+
     def settle(
         self,
         row: OutboxRow,
@@ -260,8 +264,8 @@ class UnitOfWork(Protocol):
         """Let what is queued for a peer, and in nobody's hands, fall due at ``until`` at the earliest."""
         ...
 
-    def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> OutboxRow | None:
-        """Lease the first queued row of a process if it is due and free."""
+    def lease_next(self, pid: str, *, lease: str, now: Clock, until: datetime) -> OutboxRow | None:
+        """Lease the first queued row of a process if it is due and free; ``now`` is asked when the row is in hand."""
         ...
 
     def dataset(self, dataset_id: str) -> Dataset | None:

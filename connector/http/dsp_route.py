@@ -22,7 +22,7 @@ from contracts.processes import Kind
 from contracts.replies import Refusal, read_standing
 
 MAX_TOKEN: Final = 2000
-_AT_ONCE = 8
+AT_ONCE: Final = 8
 _CONSUMERS_OWN = ("/offers", "/agreement")
 
 
@@ -33,12 +33,10 @@ class DspRoute(APIRoute):
     together that costs as much as a message's SQL. The declarations of the endpoints stay, for the OpenAPI document.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler."""
+    def server(self) -> Callable[[Request, bytes], Response]:
+        """Return what answers a request with its whole body, in a thread."""
         endpoint: Callable[..., Response] = self.endpoint
         names = frozenset(inspect.signature(endpoint).parameters)
-        # More threads at once only wait for each other and keep more database connections busy.
-        lane = anyio.CapacityLimiter(_AT_ONCE)
 
         def serve(request: Request, body: bytes) -> Response:
             try:
@@ -51,14 +49,26 @@ class DspRoute(APIRoute):
             except OverloadedError as error:
                 return _error(request, 503, error.code, str(error))
 
+        return serve
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler for what comes through the app's routing (messages come through ``dsp_door``)."""
+        serve = self.server()
+        lane = anyio.CapacityLimiter(AT_ONCE)
+
         async def handle(request: Request) -> Response:
             try:
                 body = await request.body()
             except HTTPException as error:
-                return _error(request, error.status_code, "refused", str(error.detail))
+                return refused(request, error)
             return await anyio.to_thread.run_sync(serve, request, body, limiter=lane)
 
         return handle
+
+
+def refused(request: Request, error: HTTPException) -> Response:
+    """Return the typed answer to a request that was stopped before its body was read."""
+    return _error(request, error.status_code, "refused", str(error.detail))
 
 
 def _arguments(request: Request, names: frozenset[str], body: bytes) -> dict[str, Any]:

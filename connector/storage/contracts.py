@@ -27,7 +27,7 @@ from connector.storage.statements import Statement
 from connector.storage.stuck import undelivered
 from connector.storage.tables_contracts import agreements, events, processes, receipts
 from contracts.errors import ConflictingRepeatError
-from contracts.ports import CatalogQuery, Page, Query, UnitOfWork
+from contracts.ports import CatalogQuery, Clock, Page, Query, UnitOfWork
 from contracts.processes import (
     AgreementRecord,
     Dataset,
@@ -131,18 +131,18 @@ class SqlUnitOfWork:
     def save(self, process: Process, *, act_at: datetime | None) -> None:
         """See the port."""
         row = process_row(process, act_at)
-        self._do.save.run(self._connection, of_pid=process.pid, **{name: row[name] for name in _CHANGING})
+        self._do.save.later(self._connection, of_pid=process.pid, **{name: row[name] for name in _CHANGING})
 
     def learn_peer_pid(self, pid: str, peer_pid: str) -> None:
         """See the port."""
-        self._do.learn.run(self._connection, of_pid=pid, peer_pid=peer_pid)
+        self._do.learn.later(self._connection, of_pid=pid, peer_pid=peer_pid)
 
     def take_due(self, kind: Kind, pid: str, *, now: datetime, until: datetime) -> tuple[Process, datetime] | None:
         """See the port."""
         row = self._do.due.run(self._connection, of_pid=pid, now=micros(now)).first()
         if row is None or row.kind != kind:
             return None
-        self._do.put_off.run(self._connection, of_pid=pid, act_at=micros(until))
+        self._do.put_off.later(self._connection, of_pid=pid, act_at=micros(until))
         return process_of(row), time_of(row.act_at)
 
     def receive(self, receipt: Receipt) -> Receipt | None:
@@ -168,7 +168,8 @@ class SqlUnitOfWork:
 
     def add_events(self, events: Sequence[Event]) -> None:
         """See the port."""
-        self._do.add_event.run_many(self._connection, [event_row(event) for event in events])
+        for event in events:
+            self._do.add_event.later(self._connection, **event_row(event))
 
     def enqueue(self, row: OutboxRow, *, lease: str | None, lease_until: datetime) -> OutboxRow:
         """See the port."""
@@ -177,6 +178,10 @@ class SqlUnitOfWork:
     def drop_queued(self, pid: str) -> None:
         """See the port."""
         self._do.outbox.drop_queued(self._connection, pid)
+
+    def finish(self, row: OutboxRow, *, at: datetime, answer_status: int) -> None:
+        """See the port."""
+        self._do.outbox.finish(self._connection, row, at, answer_status)
 
     def settle(
         self,
@@ -209,7 +214,7 @@ class SqlUnitOfWork:
         """See the port."""
         self._do.outbox.hold(self._connection, audience, until, now)
 
-    def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> OutboxRow | None:
+    def lease_next(self, pid: str, *, lease: str, now: Clock, until: datetime) -> OutboxRow | None:
         """See the port."""
         return self._do.outbox.lease_next(self._connection, pid, lease=lease, now=now, until=until)
 

@@ -60,6 +60,8 @@ class Database:
         self.url = url
         self.engine: Engine = _engine(url, pool_size)
         self.way: Direct = direct(self.engine.dialect)
+        # What goes to the database through SQLAlchemy comes behind what was left for later.
+        event.listen(self.engine, "before_cursor_execute", self._flush)
         self._embedded = self.engine.dialect.name == "sqlite"
         # SQLite has one writer; threads that find it busy would sleep and look again, ever more rarely. On PostgreSQL more
         # transactions at once than this only wait for each other, each on a server process with caches of its own.
@@ -103,23 +105,26 @@ class Database:
         with turn, self._connections.one() as connection:
             # The hot statements go past SQLAlchemy, to the driver: it must know that there is something to commit.
             connection.begin()
-            driver = connection.connection.dbapi_connection
-            before = self.way.changes(driver)
-            self.way.begin(driver, writing=writing)
+            before = self.way.changes(connection)
+            self.way.begin(connection, writing=writing)
             transaction = Transaction(name=name, connection=connection)
             self._mine.transaction = transaction
             try:
                 result = work(transaction)
+            except BaseException:
+                self.way.forget(connection)
+                raise
             finally:
                 self._mine.transaction = outer
-                self._names.note(name, wrote=self.way.changes(driver) != before)
-            self._commit(connection, driver)
+                if self._embedded:
+                    self._names.note(name, wrote=self.way.changes(connection) != before)
+            self._commit(connection)
         for callback in transaction.after_commit:
             callback()
         return result
 
-    def _commit(self, connection: Connection, driver: Any) -> None:
-        self.way.commit(driver)
+    def _commit(self, connection: Connection) -> None:
+        self.way.commit(connection)
         connection.commit()
 
     @contextlib.contextmanager
@@ -131,9 +136,12 @@ class Database:
         with self._connections.one() as connection:
             if self._embedded:
                 connection.begin()
-                self.way.begin(connection.connection.dbapi_connection, writing=False)
+                self.way.begin(connection, writing=False)
             yield connection
             connection.rollback()
+
+    def _flush(self, connection: Connection, *_call: object) -> None:
+        self.way.flush(connection)
 
     def close(self) -> None:
         """Close every connection."""

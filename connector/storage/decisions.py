@@ -70,7 +70,7 @@ class SqlDecisionLog:
         row = {name: json.dumps(value) if isinstance(value, list) else value for name, value in _row(decision).items()}
 
         def work(transaction: Transaction) -> None:
-            self._append.run(transaction.connection, **row)
+            self._append.later(transaction.connection, **row)
 
         if self._database.current is not None:
             work(self._database.current)

@@ -62,12 +62,16 @@ class SqlDuties:
     def note(self, found: Mapping[str, Sequence[Duty]], now: datetime) -> None:
         """Note the duties of agreements (by agreement id), each once."""
         rows = [_row(duty) for listed in found.values() for duty in listed]
+        fresh = {"standing": IN_FORCE, "reason": "", "at": stamp(now), "duties_noted": True}
+        stand = self._insert(agreement_standings).on_conflict_do_update(
+            index_elements=["agreement_id"], set_={"duties_noted": True}
+        )
 
         def work(transaction: Transaction) -> None:
             if rows:
                 transaction.connection.execute(self._insert(duties).on_conflict_do_nothing(), rows)
-            for agreement_id in sorted(found):
-                self._stand(transaction.connection, agreement_id, now, {"duties_noted": True})
+            if found:
+                transaction.connection.execute(stand, [{"agreement_id": one, **fresh} for one in sorted(found)])
 
         self._database.run("duties.note", work)
 

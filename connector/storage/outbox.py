@@ -6,13 +6,28 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, cast, func, literal_column, or_, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Integer,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 
 from connector.storage.contract_rows import maybe_micros, micros, outbox_of
 from connector.storage.direct import Direct
 from connector.storage.statements import Statement
 from connector.storage.tables_contracts import outbox
+from contracts.ports import Clock
 from contracts.processes import OutboxRow
 
 _COLUMNS = (
@@ -24,16 +39,16 @@ _COLUMNS = (
     "url",
     "body",
     "status",
-    "attempts",
     "due_at",
     "created_at",
-    "lease",
-    "lease_until",
 )
 _SETTLED = ("status", "due_at", "lease", "lease_until", "last_attempt_at", "last_status", "last_code", "last_answer")
 _earlier = outbox.alias("earlier")
 # Written out: an index over the queued rows serves only a statement that says so itself.
 _QUEUED: Any = literal_column("'queued'")
+# A process has a few rows, found by its id. Said so that no index over all that is queued serves instead: on a young
+# table PostgreSQL would choose that one while it is small, and keep to it when thousands are queued.
+_NO_INDEX: Any = literal_column("''")
 
 
 class OutboxStatements:
@@ -47,12 +62,11 @@ class OutboxStatements:
         # A look-up per row that is due: a join would compare every queued row with every other where statistics are young.
         first = c.id == (
             select(func.min(_earlier.c.id))
-            .where(_earlier.c.pid == c.pid, _earlier.c.status == _QUEUED)
+            .where(_earlier.c.pid == c.pid, _waits(_earlier))
             .correlate(outbox)
             .scalar_subquery()
         )
-        self._waiting = Statement(select(c.id).where(c.pid == bindparam("of_pid"), c.status == _QUEUED).limit(1), way)
-        self._insert = Statement(outbox.insert().returning(c.id), way, columns=_COLUMNS)
+        self._insert = Statement(_appended(), way, columns=_COLUMNS)
         self._settle = Statement(
             outbox.update().where(
                 c.id == bindparam("row_id"), c.lease == bindparam("held"), c.attempts == bindparam("attempt")
@@ -62,7 +76,7 @@ class OutboxStatements:
         )
         self._first_of = Statement(
             select(outbox)
-            .where(c.pid == bindparam("of_pid"), c.status == _QUEUED)
+            .where(c.pid == bindparam("of_pid"), _waits(outbox))
             .order_by(c.id)
             .limit(1)
             .with_for_update(),
@@ -97,7 +111,7 @@ class OutboxStatements:
             columns=("due_at",),
         )
         self._drop = Statement(
-            outbox.update().where(c.pid == bindparam("of_pid"), c.status == _QUEUED), way, columns=("status",)
+            outbox.update().where(c.pid == bindparam("of_pid"), _waits(outbox)), way, columns=("status",)
         )
         self._release = Statement(
             outbox.update().where(c.status == _QUEUED, c.lease.startswith(bindparam("holder"), autoescape=False)),
@@ -108,14 +122,6 @@ class OutboxStatements:
 
     def enqueue(self, connection: Connection, row: OutboxRow, lease: str | None, until: datetime) -> OutboxRow:
         """Append a row; leased at once unless an earlier one of the process still waits."""
-        held = lease
-        if held is not None and self._waiting.run(connection, of_pid=row.pid).first() is not None:
-            held = None
-        leased: dict[str, Any] = {
-            "lease": held,
-            "lease_until": micros(until) if held else None,
-            "attempts": 1 if held else 0,
-        }
         columns = {
             "pid": row.pid,
             "kind": row.kind.value,
@@ -127,12 +133,16 @@ class OutboxStatements:
             "status": row.status.value,
             "due_at": micros(row.due_at),
             "created_at": micros(row.created_at),
-            **leased,
         }
-        row_id = self._insert.run(connection, **columns).one().id
+        wanted = {"wanted": lease, "wanted_until": micros(until) if lease else None, "tried": 1 if lease else 0}
+        added = self._insert.run(connection, of_pid=row.pid, **columns, **wanted).one()
         return dataclasses.replace(
-            row, id=row_id, lease=held, lease_until=until if held else None, attempts=leased["attempts"]
+            row, id=added.id, lease=added.lease, lease_until=until if added.lease else None, attempts=added.attempts
         )
+
+    def finish(self, connection: Connection, row: OutboxRow, at: datetime, answer_status: int) -> None:
+        """Write that a message was taken if its lease still holds."""
+        self._settle.later(connection, **self._result(row, "sent", at, answer_status, None, None, None))
 
     def settle(
         self,
@@ -147,30 +157,42 @@ class OutboxStatements:
         due_at: datetime | None,
     ) -> bool:
         """Write the result of an attempt if its lease still holds."""
-        done = self._settle.run(
-            connection,
-            row_id=row.id,
-            held=row.lease,
-            attempt=row.attempts,
-            status=str(status),
-            due_at=micros(due_at or row.due_at),
-            lease=None,
-            lease_until=None,
-            last_attempt_at=micros(at),
-            last_status=answer_status,
-            last_code=answer_code,
-            last_answer=answer,
-        )
-        return done.rowcount == 1
+        result = self._result(row, str(status), at, answer_status, answer_code, answer, due_at)
+        return self._settle.run(connection, **result).rowcount == 1
+
+    def _result(
+        self,
+        row: OutboxRow,
+        status: str,
+        at: datetime,
+        answer_status: int | None,
+        answer_code: str | None,
+        answer: str | None,
+        due_at: datetime | None,
+    ) -> dict[str, Any]:
+        return {
+            "row_id": row.id,
+            "held": row.lease,
+            "attempt": row.attempts,
+            "status": status,
+            "due_at": micros(due_at or row.due_at),
+            "lease": None,
+            "lease_until": None,
+            "last_attempt_at": micros(at),
+            "last_status": answer_status,
+            "last_code": answer_code,
+            "last_answer": answer,
+        }
 
     def lease_next(
-        self, connection: Connection, pid: str, *, lease: str, now: datetime, until: datetime
+        self, connection: Connection, pid: str, *, lease: str, now: Clock, until: datetime
     ) -> OutboxRow | None:
         """Lease a process's first queued row if it is due and free."""
         found = self._first_of.run(connection, of_pid=pid).first()
-        if found is None or found.due_at > micros(now):
+        if found is None:
             return None
-        if found.lease_until is not None and found.lease_until > micros(now):
+        at = micros(now())
+        if found.due_at > at or (found.lease_until is not None and found.lease_until > at):
             return None
         return self._leased(connection, found, lease, until)
 
@@ -184,7 +206,7 @@ class OutboxStatements:
     def hold(self, connection: Connection, audience: str, until: datetime, now: datetime) -> None:
         """Put off what is queued for a peer and in nobody's hands."""
         due = micros(until)
-        self._hold.run(connection, peer=audience, before=due, due_at=due, now=micros(now))
+        self._hold.later(connection, peer=audience, before=due, due_at=due, now=micros(now))
 
     def lease_due(
         self,
@@ -206,7 +228,7 @@ class OutboxStatements:
 
     def drop_queued(self, connection: Connection, pid: str) -> None:
         """Drop what a process still had to say."""
-        self._drop.run(connection, of_pid=pid, status="dropped")
+        self._drop.later(connection, of_pid=pid, status="dropped")
 
     def of(self, connection: Connection, pid: str) -> Sequence[OutboxRow]:
         """Return a process's rows, oldest first."""
@@ -215,8 +237,31 @@ class OutboxStatements:
     def _leased(self, connection: Connection, found: Any, lease: str, until: datetime) -> OutboxRow:
         row = outbox_of(found)
         attempts = row.attempts + 1
-        self._lease.run(connection, row_id=row.id, lease=lease, lease_until=maybe_micros(until), attempts=attempts)
+        self._lease.later(connection, row_id=row.id, lease=lease, lease_until=maybe_micros(until), attempts=attempts)
         return dataclasses.replace(row, lease=lease, lease_until=until, attempts=attempts)
+
+
+def _waits(table: Any) -> Any:
+    return table.c.status.concat(_NO_INDEX) == _QUEUED
+
+
+def _appended() -> Any:
+    """Return the statement that appends a row, leased unless an earlier one of its process still waits.
+
+    Whoever writes an earlier one's end right now is waited for: it may have looked for a next row just before this one
+    came, and then nobody would send this one until the sweep.
+    """
+    c = _earlier.c
+    earlier = select(c.id).where(c.pid == bindparam("of_pid"), _waits(_earlier)).limit(literal_column("1"))
+    waiting = earlier.with_for_update(read=True).cte("waiting")
+    waits = select(waiting.c.id).exists()
+    leased = {
+        "lease": case((waits, null()), else_=cast(bindparam("wanted"), String)),
+        "lease_until": case((waits, null()), else_=cast(bindparam("wanted_until"), BigInteger)),
+        "attempts": case((waits, 0), else_=cast(bindparam("tried"), Integer)),
+    }
+    o = outbox.c
+    return outbox.insert().values(**leased).returning(o.id, o.lease, o.attempts).add_cte(waiting)
 
 
 def _names(way: Direct) -> Any:

@@ -1,13 +1,16 @@
 """Verified memberships in the database: the store behind :class:`connector.peers.directory.PeerDirectory`."""
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.identity.membership import Membership, PeerIdentity
 from connector.storage.database import Database, Transaction
+from connector.storage.statements import Statement
 from connector.storage.tables_peers import peers
 
 
@@ -17,6 +20,7 @@ class SqlPeerStore:
     def __init__(self, database: Database) -> None:
         """Keep rows in ``database``."""
         self._database = database
+        self._one = Statement(select(peers).where(peers.c.participant_id == bindparam("of_id")), database.way)
 
     def save(self, membership: Membership) -> None:
         """Keep ``membership`` unless one issued later is kept: an old credential shown again changes nothing."""
@@ -38,8 +42,8 @@ class SqlPeerStore:
     def get(self, participant_id: str) -> Membership | None:
         """Return the membership kept of one participant."""
         with self._database.reading() as connection:
-            found = connection.execute(select(peers).where(peers.c.participant_id == participant_id)).mappings().first()
-        return _membership(found) if found is not None else None
+            found = self._one.run(connection, of_id=participant_id).first()
+        return _membership({**found._asdict(), "roles": json.loads(found.roles)}) if found is not None else None
 
     def all(self) -> list[Membership]:
         """Return every membership kept, by participant id."""
@@ -63,7 +67,7 @@ def _row(membership: Membership) -> dict[str, Any]:
     }
 
 
-def _membership(row: RowMapping) -> Membership:
+def _membership(row: Mapping[Any, Any]) -> Membership:
     identity = PeerIdentity(
         participant_id=row["participant_id"],
         name=row["name"],

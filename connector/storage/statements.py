@@ -56,10 +56,9 @@ class Statement:
         """Execute with the given bind values."""
         return Result(self._prepared.run(connection, self._placed(values)))
 
-    def run_many(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Execute once per row."""
-        for row in rows:
-            self._prepared.run(connection, self._placed(row))
+    def later(self, connection: Connection, **values: Any) -> None:
+        """Execute before whatever comes next in this transaction, which fails with its error where it fails."""
+        self._prepared.later(connection, self._placed(values))
 
     def _placed(self, values: Mapping[str, Any]) -> list[Any]:
         defaults = self._defaults

@@ -85,7 +85,6 @@ outbox = Table(
     Column("last_code", _WORD),
     Column("last_answer", Text),
     Index("ix_dsp_outbox_due", "due_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
-    Index("ix_dsp_outbox_queued", "pid", "id", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
     Index("ix_dsp_outbox_process", "pid", "id"),
 )
 

@@ -8,11 +8,14 @@ from connector.settings import Settings
 from connector.storage.contract_rows import agreement_row, event_row, process_row
 from connector.storage.contracts import ContractStore
 from connector.storage.database import Database
+from connector.storage.duties import IN_FORCE
 from connector.storage.tables_contracts import agreements, events, outbox, processes, receipts
+from connector.storage.tables_duties import agreement_standings
 from contracts.agreement import record
 from contracts.messages import Agreement, Offer
 from contracts.processes import Counterparty, Dataset, Event, Negotiation
 from contracts.states import NegotiationState, Role
+from policies.expressions import stamp
 
 RESEARCH = "https://w3id.org/dpv#AcademicResearch"
 _STEPS = (
@@ -57,6 +60,7 @@ def fill_finished(consumer: Settings, provider: Settings, count: int) -> None:
                 for table, rows in (
                     (processes, [process_row(one, None) for one in found]),
                     (agreements, [agreement_row(record(one, one.agreement, now=one.updated_at)) for one in found]),  # type: ignore[arg-type]
+                    (agreement_standings, [_standing(one) for one in found]),
                     (events, [row for one in found for row in _events(one)]),
                     (outbox, [row for one in found for row in _sent(one, role)]),
                     (receipts, [row for one in found for row in _received(one, role)]),
@@ -115,6 +119,12 @@ def _finished(number: int, settings: Settings, role: Role, other: Settings) -> N
         created_at=at,
         updated_at=at,
     )
+
+
+def _standing(value: Negotiation) -> dict[str, Any]:
+    agreement_id = value.agreement.id if value.agreement else ""
+    at = stamp(value.updated_at)
+    return {"agreement_id": agreement_id, "standing": IN_FORCE, "reason": "", "at": at, "duties_noted": True}
 
 
 def _events(value: Negotiation) -> Iterator[dict[str, Any]]:

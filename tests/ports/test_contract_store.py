@@ -249,7 +249,7 @@ def test_a_row_waits_behind_an_earlier_one_of_its_process(store):
     assert store.lease_due(lease="you", now=START, until=SOON, limit=10) == []
     settled = store.run("test", lambda uow: uow.settle(first, status="sent", at=START, answer_status=200, answer="ok"))
     assert settled
-    following = store.run("test", lambda uow: uow.lease_next("urn:n:1", lease="me", now=START, until=SOON))
+    following = store.run("test", lambda uow: uow.lease_next("urn:n:1", lease="me", now=lambda: START, until=SOON))
     assert (following.id, following.attempts) == (second.id, 1)
     rows = store.deliveries("urn:n:1")
     assert [(row.status.value, row.last_status) for row in rows] == [("sent", 200), ("queued", None)]
@@ -406,7 +406,7 @@ def test_hot_statements_look_up_by_key(database):
             "by_peer",
             "save",
             "learn",
-            "_waiting",
+            "_insert",
             "_first_of",
             "_due",
             "_settle",
@@ -421,7 +421,7 @@ def test_hot_statements_look_up_by_key(database):
 
 
 def _plan(connection, statement) -> str:
-    text = statement._prepared._text
+    text = statement._prepared.text
     if connection.dialect.name == "sqlite":
         rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", tuple(None for _ in statement._order))
         return "\n".join(str(row[3]) for row in rows)
