@@ -1,12 +1,13 @@
 """Contributors and seats of the failure simulator: the real core's calls, on small vectors, at simulated prices."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from learning.secagg.context import Group
 from learning.secagg.contributor import UploadPackage, draw_mask, prepare_upload, reseal
-from learning.secagg.errors import SecondSetError
+from learning.secagg.errors import SeatsLostError, SecondSetError
 from learning.secagg.header import UploadHeader
 from learning.secagg.inner import InnerSet, accept_child_share, release_inner
 from learning.secagg.packing import Bytes
@@ -296,9 +297,11 @@ class Seat:
         """Answer with a signature as soon as everything named is here; after a while, with what is missing."""
         answered = []
         if isinstance(proposed, ContributorSet) and doubtful - self.doubtful and self.column not in doubtful:
-            # The work of seats that seem to be gone begins before they are given up.
-            self.machine.heavy(self._extra(proposed, doubtful, frozenset()) * self.world.vector_bytes, lambda: None)
-            self.doubtful = doubtful
+            # The work of seats that seem to be gone begins before they are given up, where it could be of use.
+            with contextlib.suppress(SeatsLostError):
+                extra = self._extra(proposed, doubtful, frozenset())
+                self.machine.heavy(extra * self.world.vector_bytes, lambda: None)
+                self.doubtful = doubtful
 
         def ready() -> bool:
             if answered:
