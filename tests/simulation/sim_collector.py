@@ -19,6 +19,7 @@ from learning.secagg.conduct_state import (
     Resend,
     Setting,
 )
+from learning.secagg.errors import ShareError
 from learning.secagg.inner import InnerSet, add_inner_shares, read_inner_share
 from learning.secagg.packing import RingVector
 from learning.secagg.sets import ContributorSet
@@ -113,11 +114,16 @@ class Collector:
         value = self.rounds[group]
         present = self.world.group(group, value.replaced)
         context = self.world.context(group)
-        if isinstance(value.proposed, ContributorSet):
-            header: Any = read_share(document, value.proposed, context=context, group=present)
-        elif isinstance(value.proposed, InnerSet) and present.seat_of(document["payload"]["seat"]) is not None:
-            header = read_inner_share(document, value.proposed, context=context, group=present)
-        else:
+        header: Any
+        try:
+            if isinstance(value.proposed, ContributorSet):
+                header = read_share(document, value.proposed, context=context, group=present)
+            elif isinstance(value.proposed, InnerSet) and present.seat_of(document["payload"]["seat"]) is not None:
+                header = read_inner_share(document, value.proposed, context=context, group=present)
+            else:
+                return
+        except ShareError:
+            # Over a set that changed while the share was on its way.
             return
         if header.digest not in {share.digest for share in self.facts[group].shares}:
             self.learn(group, shares=(*self.facts[group].shares, header))

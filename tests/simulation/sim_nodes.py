@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from learning.secagg.context import Group
 from learning.secagg.contributor import UploadPackage, draw_mask, prepare_upload, reseal
-from learning.secagg.errors import SeatsLostError, SecondSetError
+from learning.secagg.errors import QuorumError, SeatsLostError, SecondSetError
 from learning.secagg.header import UploadHeader
 from learning.secagg.inner import InnerSet, accept_child_share, release_inner
 from learning.secagg.packing import Bytes
@@ -386,7 +386,12 @@ class Seat:
 
     def _work(self, checks: int, vector_bytes: float, make: Callable[[], Any], to: str | None) -> None:
         def made() -> None:
-            share = make()
+            try:
+                share = make()
+            except QuorumError:
+                # Seats that had signed were replaced while the order was on its way; another one follows.
+                self.working = None
+                return
             data = bytes(share.vector)
             self.kept.append((share.document, data))
             self.machine.light(1, lambda: self._hand_up(share.document, data, to))
