@@ -31,7 +31,7 @@ from tests.simulation.tree_simulator import Scene, World, clear_total
 
 SHAPE = (5, 2)
 N_MIN = 4
-# Seats that store a vector: as many as a plan has by default, but for the quick rows two.
+# Seats that store a vector: as many as a plan has by default with 4,096 contributors, two with 512.
 COPIES, FEW_COPIES = SHAPE[0] - SHAPE[1], 2
 _MB = 1_000_000
 
@@ -143,7 +143,7 @@ def simulate(task: tuple[int, int, bool]) -> Run:
         fan_out=shape.fan_out,
         shape=SHAPE,
         n_min=N_MIN,
-        copies=FEW_COPIES if (row.n, row.megabytes) == (512, 1) else COPIES,
+        copies=COPIES if row.n > 1000 else FEW_COPIES,
         vector_bytes=row.megabytes * _MB,
         deaths=deaths(row, seed),
         seed=seed,
