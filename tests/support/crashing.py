@@ -82,9 +82,9 @@ def obey(folder: Path) -> None:
     orders, open_now = Orders(folder), threading.local()
     once, commit = Database._once, Database._commit
 
-    def committing(self: Database, connection: Connection, driver: Any) -> None:
+    def committing(self: Database, connection: Connection) -> None:
         number = orders.before(open_now.name)
-        commit(self, connection, driver)
+        commit(self, connection)
         orders.after(number)
 
     def named(self: Database, name: str, work: Callable[[Any], Any], *, writing: bool) -> Any:
