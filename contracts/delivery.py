@@ -161,7 +161,8 @@ class DeliveryService:
             try:
                 found = self._finished(batch)
             except Exception as error:  # noqa: BLE001 - raised below; whoever waits must not wait for ever
-                failed = error
+                # Others' messages are sent again when their leases run out: ours must not pay for it.
+                failed = error if taken in batch else failed
                 continue
             for row in found:
                 if row.pid == taken.row.pid:

@@ -142,7 +142,7 @@ class OutboxStatements:
 
     def finish(self, connection: Connection, row: OutboxRow, at: datetime, answer_status: int) -> None:
         """Write that a message was taken if its lease still holds."""
-        self._settle.later(connection, **self._result(row, "sent", at, answer_status, None, None, None))
+        self._settle.later(connection, **_result(row, "sent", at, answer_status))
 
     def settle(
         self,
@@ -157,32 +157,10 @@ class OutboxStatements:
         due_at: datetime | None,
     ) -> bool:
         """Write the result of an attempt if its lease still holds."""
-        result = self._result(row, str(status), at, answer_status, answer_code, answer, due_at)
+        result = _result(row, status, at, answer_status) | {"last_code": answer_code, "last_answer": answer}
+        if due_at is not None:
+            result["due_at"] = micros(due_at)
         return self._settle.run(connection, **result).rowcount == 1
-
-    def _result(
-        self,
-        row: OutboxRow,
-        status: str,
-        at: datetime,
-        answer_status: int | None,
-        answer_code: str | None,
-        answer: str | None,
-        due_at: datetime | None,
-    ) -> dict[str, Any]:
-        return {
-            "row_id": row.id,
-            "held": row.lease,
-            "attempt": row.attempts,
-            "status": status,
-            "due_at": micros(due_at or row.due_at),
-            "lease": None,
-            "lease_until": None,
-            "last_attempt_at": micros(at),
-            "last_status": answer_status,
-            "last_code": answer_code,
-            "last_answer": answer,
-        }
 
     def lease_next(
         self, connection: Connection, pid: str, *, lease: str, now: Clock, until: datetime
@@ -239,6 +217,22 @@ class OutboxStatements:
         attempts = row.attempts + 1
         self._lease.later(connection, row_id=row.id, lease=lease, lease_until=maybe_micros(until), attempts=attempts)
         return dataclasses.replace(row, lease=lease, lease_until=until, attempts=attempts)
+
+
+def _result(row: OutboxRow, status: str, at: datetime, answer_status: int | None) -> dict[str, Any]:
+    return {
+        "row_id": row.id,
+        "held": row.lease,
+        "attempt": row.attempts,
+        "status": str(status),
+        "due_at": micros(row.due_at),
+        "lease": None,
+        "lease_until": None,
+        "last_attempt_at": micros(at),
+        "last_status": answer_status,
+        "last_code": None,
+        "last_answer": None,
+    }
 
 
 def _waits(table: Any) -> Any:
