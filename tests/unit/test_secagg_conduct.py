@@ -238,6 +238,23 @@ def test_without_a_quorum_the_group_is_left_out_and_its_silent_seats_are_replace
     assert next_replaced(bench.tree, bench.rounds) == {"0": {3: 1, 4: 1}}
 
 
+def test_a_silent_seat_that_others_cannot_reach_either_is_asked_to_sign_once():
+    """Two of five are silent; where contributors could not reach them, the group does not wait for a second question."""
+    ends = {}
+    for unreachable in (frozenset(), frozenset({"3-0", "4-0"})):
+        bench = Bench(5, 2)
+        bench.know("0", uploads=UPLOADS, unreachable=unreachable)
+        asked = list(bench.step(0.0).actions)
+        bench.sign("0", 0, 1, 2)
+        now = 0.0
+        while bench.rounds["0"].state is S.SIGNING:
+            now += 1.0
+            asked += bench.step(now).actions
+        times = [action.column for action in asked if isinstance(action, AskToSign)].count(3)
+        ends[bool(unreachable)] = (bench.rounds["0"].state, times, now)
+    assert ends == {False: (S.LEFT_OUT, 2, 2.0), True: (S.LEFT_OUT, 1, 1.0)}
+
+
 def test_a_refusal_to_sign_counts_as_no_signature():
     """A seat that signed another set is not asked again."""
     bench = Bench(3, 1)

@@ -328,3 +328,11 @@ def test_dear_computing_makes_smaller_leaves_and_dear_messages_larger_ones():
     assert slow.leaves > far.leaves
     assert far.depth == 2
     assert tree_shape(**common, fan_out=3).fan_out == 3
+
+
+def test_seats_that_are_dear_to_the_collector_are_fewer():
+    """The collector speaks to every seat: what that costs it makes the groups larger, and the estimate longer."""
+    common: dict[str, Any] = {"n": 4096, "d": 250_000, "k": 32, "shape": (5, 2), "members": 4096, "n_min": 4}
+    free, dear = (tree_shape(**common, costs=Costs(mask=5e-8, add=5e-8, seat=seat)) for seat in (0.0, 0.05))
+    assert dear.leaves < free.leaves
+    assert dear.seconds > free.seconds + 5 * dear.leaves * 0.05
