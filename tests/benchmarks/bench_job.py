@@ -20,7 +20,7 @@ from tests.benchmarks import MISSED_BAR
 from tests.benchmarks.job_stage import JobRun, Space, data_space
 from tests.benchmarks.job_tables import Row, breakdown, headline
 
-_BAR, _BAR_FROM = 0.15, 1.7
+_BAR, _BAR_FROM, _SANDBOX_SECONDS = 0.15, 2.0, 0.1
 # Bare rounds in one process, and rounds of each job and of the bare loop beside it.
 _ROUNDS = {0.1: (12, 20), 2.0: (3, 5), 10.0: (1, 3)}
 
@@ -44,9 +44,16 @@ def main() -> int:
     )
     print(headline(rows) + "\n")
     print(breakdown(rows))
-    late = [row for row in rows if row.together >= _BAR_FROM and row.stack > (1 + _BAR) * row.together]
-    print(f"bar: at most {_BAR:.0%} over the bare loop with a process per provider, for rounds from 2 s up")
-    return MISSED_BAR * bool(late)
+    late = [row for row in rows if row.size >= _BAR_FROM and row.stack > (1 + _BAR) * row.together]
+    shut = [row for row in rows if row.parts["  its sandbox"] > _SANDBOX_SECONDS]
+    print(
+        f"bar: at most {_BAR:.0%} over the bare loop with a process per provider, for rounds from {_BAR_FROM:g} s up",
+        end="",
+    )
+    print(
+        f"{': missed' if late else ''}; at most {_SANDBOX_SECONDS:g} s a step for its sandbox{': missed' if shut else ''}"
+    )
+    return MISSED_BAR * bool(late or shut)
 
 
 def _pace(space: Space, folder: Path) -> float:
@@ -60,6 +67,10 @@ def _pace(space: Space, folder: Path) -> float:
 
 def _measure(space: Space, folder: Path, size: float, pace: float, options: argparse.Namespace) -> Row:
     steps = max(1, round(size / pace))
+    # What a minibatch costs depends on how long one trains; the bar is about rounds of this length.
+    steps = max(
+        1, round(steps * size / statistics.median(wall for wall, _ in _bare(space, folder, steps, "together", 2)))
+    )
     alone_rounds, rounds = _ROUNDS.get(size, (3, max(3, math.ceil(12 / size))))
     together: list[tuple[float, float]] = []
     jobs: list[JobRun] = []
