@@ -230,7 +230,7 @@ def _perform(
     for one in first:
         _reseal(node, attempt, rounds[one.group], groups.rows[one.group], one)
     rest = [one for one in actions if not isinstance(one, Reseal)]
-    return _each(rest, lambda action: _ask(node, attempt, setting, rounds, groups, action))
+    return each(rest, lambda action: _ask(node, attempt, setting, rounds, groups, action))
 
 
 def _ask(
@@ -331,7 +331,7 @@ def _reseal(node: Node, attempt: Attempt, value: GroupRound, row: GroupAttempt, 
     body = _where(attempt, value) | _proposal(value)
     body |= {"group": action.group, "column": action.column, "statements": _counting(statements, value)}
     body["replaced"] = {str(column): times for column, times in sorted(value.replaced.items())}
-    _each(owners, lambda owner: _call(node, attempt, owner, "reseal", body))
+    each(owners, lambda owner: _call(node, attempt, owner, "reseal", body))
 
 
 def _where(attempt: Attempt, value: GroupRound) -> dict[str, Any]:
@@ -366,7 +366,8 @@ def _call(
         return error
 
 
-def _each(items: Sequence[Any], work: Callable[[Any], T]) -> list[T]:
+def each(items: Sequence[Any], work: Callable[[Any], T]) -> list[T]:
+    """Return ``work(item)`` for every item, in order, done at the same time."""
     if len(items) <= 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(max_workers=min(_CALLS_AT_ONCE, len(items))) as pool:

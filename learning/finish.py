@@ -14,6 +14,7 @@ from safetensors.numpy import save as save_tensors
 from learning.agree import GivenUp, Summed, Waiting, drive
 from learning.announce import open_round
 from learning.attempts import Attempt, abort, parse_round_key, read_attempt
+from learning.challenges import HeldUp, challenged, doubted
 from learning.ending import fail_job
 from learning.groups import seconds, setting_of, tree_of
 from learning.jobs import Job, JobEvent, JobLine, JobState, move_job
@@ -40,7 +41,7 @@ from learning.scrub import scrub_sums
 from learning.secagg.collector import add_clear, add_shares
 from learning.secagg.conduct import contributors_in, inner_shares, next_replaced
 from learning.secagg.conduct_state import GroupFacts
-from learning.secagg.errors import SecureAggregationError, ShareError
+from learning.secagg.errors import SecureAggregationError, ShareError, SumRangeError
 from learning.secagg.inner import InnerSet, add_inner_shares
 from learning.secagg.packing import RingVector
 from learning.secagg.sets import ContributorSet
@@ -63,16 +64,15 @@ def finish_round(node: Node, key: str) -> Later | None:
     row = attempt.row
     if row.state not in (RoundState.AGREEING, RoundState.RELEASING) or attempt.job.state is not JobState.RUNNING:
         return None
-    outcome = drive(node, attempt) if attempt.manifest.tree is not None else None
-    if isinstance(outcome, Waiting):
+    outcome = _shares(node, attempt) if attempt.manifest.tree is not None else None
+    if isinstance(outcome, HeldUp):
         return outcome.again
-    if isinstance(outcome, GivenUp):
-        abort(node, attempt, outcome.reason)
-        return None
     try:
         total, count = _clear_sum(node, attempt) if outcome is None else _sum(node, outcome)
         sums = attempt.manifest.terms.layout.decode(total, count)
     except SecureAggregationError as error:
+        if isinstance(error, SumRangeError) and outcome is not None and doubted(node, outcome, str(error)):
+            return later(node, 0.0)
         abort(node, attempt, f"the sum cannot be right: {error}")
         return None
     weights, state = _next_model(node, attempt.job, attempt.plan, row, sums)
@@ -80,6 +80,17 @@ def finish_round(node: Node, key: str) -> Later | None:
     scrub_sums(node, attempt.job.job_id, before=row.round + 1)
     _open_next(node, attempt.job.job_id)
     return None
+
+
+def _shares(node: Node, attempt: Attempt) -> Summed | HeldUp:
+    """Return the shares of the top once all are there and none is in question."""
+    outcome = drive(node, attempt)
+    if isinstance(outcome, Waiting):
+        return HeldUp(again=outcome.again)
+    if isinstance(outcome, GivenUp):
+        abort(node, attempt, outcome.reason)
+        return HeldUp(again=None)
+    return challenged(node, outcome) or outcome
 
 
 def _open_next(node: Node, job_id: str) -> None:

@@ -29,6 +29,8 @@ class Aggregation:
     ``tree``: leaf groups of as many seats, and groups above them that add the leaves' shares; ``fan_out`` is how many
     groups share a parent at most (None: `learning.shape` chooses).
     ``clear``: the collector sees each update; the contract must allow it.
+    ``challenges`` is the share of rounds whose seats must answer for each other's shares although the sum looks right;
+    where it cannot be right they always must. A challenge costs a seat up to m - 1 times what its own share did.
     """
 
     mode: Literal["star", "tree", "clear"] = "star"
@@ -36,6 +38,7 @@ class Aggregation:
     threshold: int = 1
     bits: Literal[32, 64] = 32
     fan_out: int | None = None
+    challenges: float = 0.0
     __pydantic_config__ = _FORBID
 
 
@@ -155,6 +158,8 @@ def check_plan(plan: TrainingPlan) -> None:
         raise PlanError("training plan: clip, round_seconds, recruit_seconds and job_seconds must be positive")
     if not 0 <= plan.seed < 2**53:
         raise PlanError("training plan, seed: must be between 0 and 2^53 - 1")
+    if not 0 <= plan.aggregation.challenges <= 1:
+        raise PlanError("training plan, aggregation.challenges: a share of the rounds, between 0 and 1")
     _check_learners(plan)
     _check_fan_out(plan.aggregation)
 

@@ -61,7 +61,8 @@ class Round:
     digest of what it uploaded; ``counted`` how many contributions those are; ``replaced`` the seats that were replaced
     in the job before the round opened, by group and column; ``groups`` what became of each group, once the sum is
     opened; ``lost`` the seats of a star whose work others have taken over; ``extended`` says that the deadline was
-    moved once.
+    moved once; ``challenge`` is what is known of the shares where their seats were challenged
+    (see `learning.challenges`).
     """
 
     job_id: str
@@ -84,6 +85,7 @@ class Round:
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     reason: str | None = None
     extended: bool = False
+    challenge: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,6 +175,7 @@ class SeatRound:
     """What one seat has signed and released in one round attempt: one set, one release, ever.
 
     ``shares`` are kept until the round is over, for a parent's seat that is replaced: header and blob of each.
+    ``challenge`` is the one coin under which this seat has answered for the others' shares.
     """
 
     job_id: str
@@ -185,6 +188,7 @@ class SeatRound:
     released: tuple[int, ...] | None = None
     released_blank: tuple[int, ...] = ()
     shares: tuple[dict[str, Any], ...] = ()
+    challenge: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,6 +240,21 @@ class ChildShare:
     seat: str
     document: dict[str, Any]
     vector: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SketchAnswers:
+    """What one seat of a group answered for the others' shares, at whoever holds those shares; ``blob`` has the sketches."""
+
+    job_id: str
+    round: int
+    attempt: int
+    group: str
+    participant_id: str
+    at: datetime
+    shares: tuple[str, ...]
+    nonce: str
+    blob: str
 
 
 class IllegalRoundMoveError(Exception):

@@ -6,7 +6,17 @@ from learning.jobs import Participation, ParticipationState
 from learning.node import Node
 from learning.packages import package_blobs
 from learning.ports import Records
-from learning.rounds import ChildShare, ClearUpload, GroupAttempt, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
+from learning.rounds import (
+    ChildShare,
+    ClearUpload,
+    GroupAttempt,
+    SeatParcel,
+    SeatRound,
+    SeatShare,
+    SeatUpload,
+    SketchAnswers,
+    Step,
+)
 from learning.secagg.keys import SealingChain, epoch_of
 
 _EVERY_ROUND = 2**31
@@ -30,7 +40,8 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
         seats = [row for row in records.select(SeatRound, job_id) if row.round < before and row.release_order]
         of_job = records.select(Step, job_id)
         steps = [step for step in of_job if step.round < before and step.package is not None]
-        for old_row in (*uploads, *many, *below):
+        answers = [answer for answer in records.select(SketchAnswers, job_id) if answer.round < before]
+        for old_row in (*uploads, *many, *below, *answers):
             records.delete(old_row)
         for row in seats:
             # What was signed stays: nobody signs a second set. The order names every contributor, and has done its work.
@@ -42,6 +53,7 @@ def scrub(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
         old = {step.model for step in of_job} - kept
         gone = old | {upload.vector for upload in uploads if upload.vector} | {parcel.blob for parcel in many}
         gone |= {share.vector for share in below} | {share["vector"] for row in seats for share in row.shares}
+        gone |= {answer.blob for answer in answers}
         for step in steps:
             gone |= package_blobs(step.package or {})
         return gone - _used_elsewhere(records, job_id)
@@ -69,10 +81,12 @@ def scrub_sums(node: Node, job_id: str, before: int = _EVERY_ROUND) -> None:
         rows: list[SeatShare | ClearUpload] = [*shares, *uploads]
         old = [row for row in rows if row.round < before]
         groups = [row for row in records.select(GroupAttempt, job_id) if row.round < before]
-        for gone in (*old, *groups):
+        answers = [row for row in records.select(SketchAnswers, job_id) if row.round < before]
+        for gone in (*old, *groups, *answers):
             records.delete(gone)
         kept = {row.vector for row in rows if row.round >= before}
-        return {row.vector for row in old if row.vector is not None and row.vector not in kept}
+        vectors = {row.vector for row in old if row.vector is not None and row.vector not in kept}
+        return vectors | {row.blob for row in answers}
 
     for blob in node.store.run("scrub.sums", work):
         node.blobs.delete(blob)

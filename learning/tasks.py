@@ -10,7 +10,19 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from learning import aggregate, announce, collect, contribute, deliver, ending, finish, provide, recruit, uploads
+from learning import (
+    aggregate,
+    announce,
+    collect,
+    contribute,
+    deliver,
+    ending,
+    finish,
+    provide,
+    recruit,
+    sketches,
+    uploads,
+)
 from learning.errors import LearningError
 from learning.node import Later, Node
 from learning.secagg.errors import SecureAggregationError
@@ -85,6 +97,8 @@ TASKS: Mapping[str, Task] = {
     "learning.deliver": Task(queue="control", handler=deliver.deliver, give_up=deliver.give_up),
     "learning.report_failure": Task(queue="control", handler=deliver.report_failure, give_up=_nothing),
     "learning.copy": Task(queue="aggregate", handler=uploads.copy_on, give_up=_nothing),
+    "learning.answer_challenge": Task(queue="aggregate", handler=sketches.answer_challenge, give_up=_nothing),
+    "learning.check_share": Task(queue="aggregate", handler=sketches.check_share, give_up=_nothing),
     "learning.release": Task(queue="aggregate", handler=aggregate.release_share, give_up=_nothing),
 }
 

@@ -39,6 +39,12 @@ def demo(
     ] = None,
     seats: Annotated[int, typer.Option(metavar="M", help="Seats that sum (m).")] = 3,
     threshold: Annotated[int, typer.Option(metavar="T", help="Seats that may collude and learn nothing (t).")] = 1,
+    challenges: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", min=0.0, max=1.0, help="Share of rounds whose seats answer for each other's shares."
+        ),
+    ] = 0.0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the result goes.")] = Path("demo-out"),
     folder: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where participants live; a temporary folder without.")
@@ -99,7 +105,12 @@ def demo(
         providers=providers,
         rounds=rounds,
         strategy=strategy,  # type: ignore[arg-type] # checked above
-        aggregation=Aggregation(mode=aggregation, seats=seats, threshold=threshold),  # type: ignore[arg-type] # checked above
+        aggregation=Aggregation(
+            mode=aggregation,  # type: ignore[arg-type] # checked above
+            seats=seats,
+            threshold=threshold,
+            challenges=challenges,
+        ),
         seed=seed,
         base_port=base_port,
         database_url=database_url,

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from connector.http.access import Reader, Writer
 from connector.http.learning import Raw
 from connector.http.problems import ProblemError
-from learning import ending, provide, recruit
+from learning import challenges, ending, provide, recruit
 from learning.jobs import JOB_ENDS, Job, JobEvent, JobLine, Member, OwnPlan, Participation, ReceivedPlan
 from learning.node import Node
 from learning.placing import own_manifest
@@ -201,6 +201,12 @@ def _result_routes(router: APIRouter, node: Node) -> None:
             "contributors": [member.participant for member in manifest.members],
             "document": job.manifest,
         }
+
+    @router.get("/jobs/{job_id}/evidence")
+    def read_evidence(_operator: Reader, job_id: str) -> list[dict[str, Any]]:
+        """Return the files that convict a seat of this job; `orchard audit evidence` checks one offline."""
+        _job(node, job_id)
+        return challenges.evidence_of(node, job_id)
 
 
 def _provider_routes(router: APIRouter, node: Node) -> None:

@@ -16,7 +16,7 @@ from connector.http.access import Peer
 from connector.http.problems import ProblemError, problem_response
 from connector.identity.membership import PeerIdentity
 from connector.identity.transfers import TransferGrant, TransferTokens
-from learning import aggregate, collect, contribute, handing, pledge, provide, release, uploads
+from learning import aggregate, challenges, collect, contribute, handing, pledge, provide, release, sketches, uploads
 from learning.errors import (
     ConflictError,
     LearningError,
@@ -72,6 +72,7 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
     _round_routes(router, node, allowed)
     _seat_routes(router, node, allowed)
     _column_routes(router, node)
+    _challenge_routes(router, node)
     _collector_routes(router, node)
     return router
 
@@ -240,6 +241,17 @@ def _seat_routes(router: APIRouter, node: Node, allowed: Any) -> None:
         aggregate.resend(node, found.consumer, job_id, number, attempt, body)
         return {"state": "ACCEPTED"}
 
+    @router.post(_ATTEMPT + "/challenge", status_code=202)
+    def challenge(
+        found: Annotated[TransferGrant, allowed], job_id: str, number: int, attempt: int, body: JsonBody
+    ) -> dict[str, str]:
+        """Challenge a leaf's seat to answer for what the other seats' shares are made of.
+
+        ``shares`` are the digests of all seats' signed share headers, ``nonce`` was drawn after them (hex, 32 bytes);
+        ``holders`` says who holds the share of which column, in a tree. One coin an attempt.
+        """
+        return sketches.take_challenge(node, found.consumer, job_id, number, attempt, body)
+
 
 def _column_routes(router: APIRouter, node: Node) -> None:
     """Routes between seats of one column, and from providers to a seat that replaced another."""
@@ -275,6 +287,27 @@ def _column_routes(router: APIRouter, node: Node) -> None:
         replaced = _replaced(orchard_replaced)
         refused = handing.receive_reseals(node, job_id, number, attempt, orchard_group, replaced, body)
         return {"state": "ACCEPTED", "refused": refused}
+
+
+def _challenge_routes(router: APIRouter, node: Node) -> None:
+    """Routes by which a challenge is answered: seats to whoever holds the shares, and from there to the collector."""
+
+    @router.post(_ATTEMPT + "/groups/{group}/sketches", status_code=202)
+    def answers(peer: Peer, job_id: str, number: int, attempt: int, group: str, body: JsonBody) -> dict[str, str]:
+        """Answer a challenge: ``answers`` lists signed sketches by the column whose share they are about."""
+        ours = node.store.run("job.known", lambda records: records.get(Job, job_id)) is not None
+        take = challenges.receive_answers if ours else sketches.receive_answers
+        take(node, peer.participant_id, job_id, number, attempt, group, body)
+        return {"state": "ACCEPTED"}
+
+    @router.post(_ATTEMPT + "/groups/{group}/findings", status_code=202)
+    def finding(peer: Peer, job_id: str, number: int, attempt: int, group: str, body: JsonBody) -> dict[str, str]:
+        """Tell the collector what the answers say of the share that the caller holds: RIGHT, WRONG, UNPROVEN or OPEN.
+
+        WRONG comes with ``evidence``, a file that convicts its seat by itself.
+        """
+        challenges.receive_finding(node, peer.participant_id, job_id, number, attempt, group, body)
+        return {"state": "ACCEPTED"}
 
 
 def _collector_routes(router: APIRouter, node: Node) -> None:

@@ -24,6 +24,7 @@ from learning.rounds import (
     SeatRound,
     SeatShare,
     SeatUpload,
+    SketchAnswers,
     Step,
 )
 
@@ -46,6 +47,7 @@ _TABLES: dict[type, Table] = {
     SeatUpload: tables.seat_uploads,
     SeatParcel: tables.seat_parcels,
     ChildShare: tables.child_shares,
+    SketchAnswers: tables.sketch_answers,
 }
 
 

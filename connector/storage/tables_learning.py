@@ -55,6 +55,7 @@ seat_rounds = _records("seat_rounds", *_round(), _group())
 seat_uploads = _records("seat_uploads", *_round(), _participant())
 seat_parcels = _records("seat_parcels", *_round(), _group(), _participant(), _digest("blob"))
 child_shares = _records("child_shares", *_round(), _group(), _digest("digest"))
+sketch_answers = _records("sketch_answers", *_round(), _group(), _participant())
 
 # Times of work are Unix seconds: one comparison on both databases.
 work = Table(
