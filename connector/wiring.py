@@ -108,7 +108,9 @@ def wire_api(foundation: Foundation) -> Wiring:
             ),
         )
     )
+    # Routes are tried in this order: those that are asked most stand first.
     routers = (
+        learning_router(rooms.node, rooms.tokens, lambda pid: _transfer_state(rooms, pid)),
         wellknown_router(did_document(foundation.identity, foundation.membership)),
         version_router(),
         peers_router(foundation.directory, foundation.admit),
@@ -131,7 +133,6 @@ def wire_api(foundation: Foundation) -> Wiring:
             AuditExporter(consents=rooms.consents, decisions=rooms.decisions, duties=rooms.duties, now=foundation.now)
         ),
         jobs_router(rooms.node),
-        learning_router(rooms.node, rooms.tokens, lambda pid: _transfer_state(rooms, pid)),
         *pages,
     )
     database = Probe(name="database", check=lambda: require_current(foundation.database), required=True)

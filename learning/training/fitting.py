@@ -13,8 +13,8 @@ from learning.metrics import exact_auc
 from learning.models import ModelSpec, Weights
 from learning.splits import TRAIN, VALID
 from learning.steps import LocalTraining
-from learning.training.batches import Batch, Examples, training_batches
-from learning.training.networks import build, predict, read
+from learning.training.batches import Batch, Examples, RowBatch, training_batches
+from learning.training.networks import LogisticRegressionNetwork, build, predict, read
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -39,13 +39,31 @@ class Fitting:
         """Take one optimiser step per minibatch on the mean cross-entropy of its predictions."""
         self.network.train()
         for batch in batches:
-            self.network.zero_grad()
-            loss = binary_cross_entropy_with_logits(predict(self.network, batch), batch.labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+            self._differentiate(batch)
             self._pull()
             if self._local.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self._parameters, self._local.clip_norm)
             self._move()
+
+    def _differentiate(self, batch: Batch) -> None:
+        """Put the gradient of the batch's mean cross-entropy into every parameter's ``grad``."""
+        if isinstance(self.network, LogisticRegressionNetwork) and isinstance(batch, RowBatch):
+            self._differentiate_line(self.network.linear, batch)
+            return
+        # As zero_grad does, without its walk over the modules.
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss = binary_cross_entropy_with_logits(predict(self.network, batch), batch.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _differentiate_line(line: nn.Linear, batch: RowBatch) -> None:
+        # One layer's gradient is mean((sigmoid(z) - y) x). Autograd finds the same and takes ten times as long for it.
+        with torch.no_grad():
+            logits = torch.addmv(line.bias, batch.features, line.weight[0])
+            residuals = logits.sigmoid_().sub_(batch.labels).div_(len(batch.labels))
+            line.weight.grad = (residuals @ batch.features).unsqueeze(0)
+            line.bias.grad = residuals.sum(0, keepdim=True)
 
     def _move(self) -> None:
         if self._adam is not None:

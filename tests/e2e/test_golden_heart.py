@@ -23,6 +23,8 @@ pytestmark = pytest.mark.e2e
 
 SEEDS = range(42, 47)
 ROUNDS = 15
+# More jobs at once than these only wait for each other's turn on two cores.
+SIDE_BY_SIDE = 4
 # A provider's order of rows follows from its id, which holds its port. Over other orders a hospital's mean moves by up
 # to 0.0045 (measured over twelve): with fixed ports every run is the same one.
 BASE_PORT = 27240
@@ -46,13 +48,20 @@ def first_weights(seed: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def secure_jobs(hospitals: Space) -> dict[int, tuple[str, bytes]]:
-    """Return job id and final weights of the protocol under secure sums, by seed."""
+def jobs(hospitals: Space) -> dict[tuple[int, str], tuple[str, bytes]]:
+    """Return job id and final weights by seed and mode: secure sums for every seed, and clear ones for the first."""
     started = time.monotonic()
-    begun = {seed: begin(hospitals, seed, "star") for seed in SEEDS}
-    jobs = {seed: finish(hospitals, job_id) for seed, job_id in begun.items()}
-    print(f"\n{len(jobs)} jobs of {ROUNDS} rounds in {time.monotonic() - started:.1f} s")
-    return jobs
+    wanted = [*((seed, "star") for seed in SEEDS), (SEEDS[0], "clear")]
+    begun: dict[tuple[int, str], str] = {}
+    found: dict[tuple[int, str], tuple[str, bytes]] = {}
+    for which in wanted:
+        if len(begun) - len(found) == SIDE_BY_SIDE:
+            oldest = next(one for one in begun if one not in found)
+            found[oldest] = finish(hospitals, begun[oldest])
+        begun[which] = begin(hospitals, *which)
+    found |= {which: finish(hospitals, job_id) for which, job_id in begun.items() if which not in found}
+    print(f"\n{len(found)} jobs of {ROUNDS} rounds in {time.monotonic() - started:.1f} s")
+    return found
 
 
 def finish(hospitals: Space, job_id: str) -> tuple[str, bytes]:
@@ -81,10 +90,12 @@ def begin(hospitals: Space, seed: int, mode: str) -> str:
     return job_id
 
 
-def test_the_stack_meets_the_published_accuracies(hospitals: Space, secure_jobs: dict[int, tuple[str, bytes]]) -> None:
+def test_the_stack_meets_the_published_accuracies(
+    hospitals: Space, jobs: dict[tuple[int, str], tuple[str, bytes]]
+) -> None:
     """Per-hospital accuracy on each hospital's own card is within 0.005 of the published FedAvg, mean of five seeds."""
     means = {
-        school.entry.name: float(np.mean([accuracy(hospitals, school, job_id) for job_id, _ in secure_jobs.values()]))
+        school.entry.name: float(np.mean([accuracy(hospitals, school, jobs[seed, "star"][0]) for seed in SEEDS]))
         for school in hospitals.stage.schools
     }
     print(means)
@@ -98,10 +109,12 @@ def accuracy(hospitals: Space, school: School, job_id: str) -> float:
     return float(last["card"]["test"]["accuracy"])
 
 
-def test_secure_sums_change_no_bit_of_the_model(hospitals: Space, secure_jobs: dict[int, tuple[str, bytes]]) -> None:
+def test_secure_sums_change_no_bit_of_the_model(
+    hospitals: Space, jobs: dict[tuple[int, str], tuple[str, bytes]]
+) -> None:
     """The same plan summed by seats and in the clear ends in the same bytes, and in the same measured sums."""
-    secure_job, secure = secure_jobs[SEEDS[0]]
-    clear_job, clear = finish(hospitals, begin(hospitals, SEEDS[0], "clear"))
+    secure_job, secure = jobs[SEEDS[0], "star"]
+    clear_job, clear = jobs[SEEDS[0], "clear"]
     assert secure == clear
     assert secure != first_weights(SEEDS[0])
     metrics = [hospitals.ai.get(f"/management/jobs/{job}")["rounds"][-1]["metrics"] for job in (secure_job, clear_job)]

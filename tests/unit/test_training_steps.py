@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from learning.models import (
     Dkt,
@@ -35,8 +39,9 @@ from learning.steps import (
     step_document,
 )
 from learning.training import worker
-from learning.training.batches import SnapshotError
-from learning.training.fitting import TrainingDivergedError
+from learning.training.batches import RowBatch, SnapshotError
+from learning.training.fitting import Fitting, TrainingDivergedError
+from learning.training.networks import build, predict
 from learning.training.step import run_step
 
 Arrays = dict[str, NDArray[Any]]
@@ -353,3 +358,25 @@ def test_preloading_leaves_one_thread_and_changes_no_result(tmp_path: Path) -> N
     assert first is not None
     assert again is not None
     assert (torch.get_num_threads(), first.tobytes()) == (1, again.tobytes())
+
+
+@given(seed=st.integers(0, 2**31), rows=st.integers(1, 12), inputs=st.integers(1, 20))
+def test_the_gradient_of_one_layer_is_autograds(seed: int, rows: int, inputs: int) -> None:
+    """Logistic regression's gradient, written out, is what autograd finds, up to float32's rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    spec = LogisticRegression(inputs=inputs)
+    batch = RowBatch(
+        features=torch.randn(rows, inputs, generator=generator),
+        labels=torch.randint(0, 2, (rows,), generator=generator).float(),
+        rows=np.arange(rows),
+    )
+    local = LocalTraining(optimiser="sgd", learning_rate=0.5, batch_size=rows, steps=1)
+    start = initial_weights(spec, seed=seed % 1000)
+    fitting = Fitting(spec, start, local)
+    fitting.fit([batch])
+    network = build(spec, start)
+    binary_cross_entropy_with_logits(predict(network, batch), batch.labels).backward()  # type: ignore[no-untyped-call]
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        wanted = parameter.detach() - 0.5 * parameter.grad
+        np.testing.assert_allclose(fitting.weights()[name], wanted.numpy(), rtol=1e-5, atol=1e-6)
