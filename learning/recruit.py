@@ -16,7 +16,7 @@ from learning.plans import PLAN_KIND, TrainingPlan, parse_plan, plan_digest, pla
 from learning.ports import Records
 from learning.timeline import note
 
-_ASK_AGAIN_SECONDS = 0.5
+_ASK_SOON_SECONDS, _ASK_AGAIN_SECONDS = 0.1, 0.5
 _S = MemberState
 _NEWS = {
     _S.PLAN_PENDING: "has the plan before its operator, who decides",
@@ -105,8 +105,14 @@ def recruit(node: Node, job_id: str) -> Later | None:
         fail_job(node, job_id, f"{len(taking_part)} of {plan.min_contributors} contributors needed remain ({reasons})")
         return None
     if any(member.state not in _SETTLED for member in taking_part):
-        return later(node, _ASK_AGAIN_SECONDS)
+        return later(node, _pause(node, job))
     return begin(node, job, plan, sorted(taking_part, key=lambda member: member.participant_id))
+
+
+def _pause(node: Node, job: Job) -> float:
+    """Return when to ask members again: soon at first, since most are ready at once, then less and less often."""
+    age = (node.now() - job.created_at).total_seconds()
+    return min(max(age / 8, _ASK_SOON_SECONDS), _ASK_AGAIN_SECONDS)
 
 
 def _invited(node: Node, job_id: str, agreement_id: str) -> Member:

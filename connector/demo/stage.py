@@ -214,14 +214,14 @@ def publish_dataset(place: Place, name: str) -> None:
 
 
 def start_stage(stage: Stage) -> Running:
-    """Start the broker, then every API and worker; return once each API is ready."""
+    """Start the broker and every API; once all are ready, start the workers, which nobody waits for yet."""
     running = Running(broker=start_broker(stage.root / "broker", stage.broker_port))
     try:
         for place in stage.places:
             running.apis[place.slug] = participants.start_api(place)
+        participants.wait_ready(stage.places, [running.apis[place.slug] for place in stage.places])
         for place in stage.places:
             running.workers[place.slug] = participants.start_worker(place)
-        participants.wait_ready(stage.places, [running.apis[place.slug] for place in stage.places])
     except BaseException:
         running.stop()
         raise

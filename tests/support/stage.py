@@ -143,8 +143,9 @@ def space(
     try:
         for place in stage.places:
             running.apis[place.slug] = _launch(stage, place, "serve", confined)
-            running.workers[place.slug] = _launch(stage, place, "worker", confined)
         participants.wait_ready(stage.places, [running.apis[place.slug] for place in stage.places])
+        for place in stage.places:
+            running.workers[place.slug] = _launch(stage, place, "worker", confined)
         with contextlib.closing(stage.ai.client()) as ai, contextlib.ExitStack() as closing:
             contracted = conduct.contract(stage, ai, conduct.meet(stage, ai, Silent()), Silent())
             desks = conduct.open_desks(stage, contracted)
