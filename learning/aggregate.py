@@ -33,7 +33,8 @@ def sign(node: Node, consumer: str, job_id: str, number: int, attempt: int, body
     """Sign the collector's proposal; one set of contributors a round and group, whatever the attempt.
 
     Returns:
-        the signed document; or, in an inner group, ``missing``: the children of which a listed share is not here.
+        the signed document; or, in an inner group, ``missing``: the children of which a listed share is not here. With
+        ``sign: false`` in the body only the latter, and nothing is signed.
 
     Raises:
         NotYetError: an upload that the set names has not arrived here.
@@ -41,7 +42,7 @@ def sign(node: Node, consumer: str, job_id: str, number: int, attempt: int, body
     """
     place, proposed = _asked(node, consumer, job_id, number, attempt, body, look=True)
     held, missing = _held(node, place, proposed)
-    if missing:
+    if missing or body.get("sign") is False:
         return {"missing": missing}
     signable = proposed.as_set() if isinstance(proposed, InnerSet) else proposed
 

@@ -34,13 +34,13 @@ from learning.ports import Records
 from learning.rounds import GroupAttempt, Round, RoundEvent, RoundState, move_round
 from learning.secagg.conduct import advance
 from learning.secagg.conduct_state import (
+    UNSIGNED,
     Abort,
     Action,
     AskToSign,
     Finish,
     GroupFacts,
     GroupRound,
-    GroupState,
     LeaveOut,
     OrderRelease,
     Replace,
@@ -48,6 +48,7 @@ from learning.secagg.conduct_state import (
     Resend,
     Setting,
 )
+from learning.secagg.covered import name_of
 from learning.secagg.inner import InnerSet
 from learning.secagg.sets import KIND as SET_KIND
 from learning.secagg.sets import ContributorSet
@@ -60,7 +61,6 @@ _OVERTAKEN_SECONDS = 0.05
 _CHASE_SECONDS = 2.0
 # One look: sets are signed, orders go out; more than that waits for what arrives.
 _STEPS = 4
-_UNSIGNED = (GroupState.COLLECTING, GroupState.SIGNING)
 T = TypeVar("T")
 
 
@@ -90,12 +90,13 @@ class GivenUp:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Heard:
-    """What a seat answered: its signature, what it lacks, or that it will not; nothing where it is silent."""
+    """What a seat answered: its signature, which set it holds, what it lacks, or that it will not; nothing if silent."""
 
     group: str
     seat: str
     answered: bool = False
     document: Mapping[str, Any] | None = None
+    holds: str | None = None
     missing: tuple[str, ...] = ()
     refused: bool = False
 
@@ -143,7 +144,7 @@ def drive(
             break
         answers = _perform(node, attempt, setting, rounds, groups, asked)
         facts, extra = _learn(rounds, groups, facts, answers, seconds(attempt.row, node.now()))
-        if not any(answer.document or answer.refused or answer.missing for answer in answers):
+        if not any(answer.document or answer.holds or answer.refused or answer.missing for answer in answers):
             break
     # What was heard is written down; what arrived meanwhile is read by whoever looks next.
     if extra:
@@ -169,7 +170,7 @@ def _save(
 ) -> tuple[Attempt, dict[str, GroupAttempt]]:
     now, value = node.now(), attempt.row
     tree = tree_of(attempt)
-    signed = all(rounds[leaf].state not in _UNSIGNED for leaf in tree.leaves)
+    signed = all(rounds[leaf].state not in UNSIGNED for leaf in tree.leaves)
 
     def work(records: Records) -> tuple[Round, dict[str, GroupAttempt]]:
         row = records.lock(Round, value.job_id, value.round, value.attempt)
@@ -250,7 +251,7 @@ def _ask(
     body, what = _where(attempt, value), "resend"
     match action:
         case AskToSign():
-            what, body = "set", body | _proposal(value)
+            what, body = "set", body | _proposal(value) | ({} if action.sign else {"sign": False})
         case OrderRelease():
             row = groups.rows.get(value.group)
             statements = [] if row is None else [row.statements[name] for name in sorted(row.statements)]
@@ -273,7 +274,8 @@ def _heard(
         return dataclasses.replace(heard, answered=answer.answered, refused=answer.final)
     missing = answer.get("missing")
     if isinstance(missing, list):
-        return dataclasses.replace(heard, missing=tuple(str(name) for name in missing))
+        whole = name_of(value.proposed) if value.proposed is not None and not missing else None
+        return dataclasses.replace(heard, holds=whole, missing=tuple(str(name) for name in missing))
     if "payload" not in answer:
         return heard
     try:
@@ -303,6 +305,8 @@ def _learn(
         if answer.answered:
             changes["heard"] = {**before.heard, answer.seat: now}
             changes["missing"] = {**before.missing, answer.seat: answer.missing}
+        if answer.holds is not None:
+            changes["holds"] = {**before.holds, answer.seat: answer.holds}
         if answer.refused:
             changes["refused"] = before.refused | {answer.seat}
         if answer.document is not None:
@@ -312,10 +316,11 @@ def _learn(
             changes["signed"] = {**before.signed, answer.seat: str(answer.document["payload"]["uploads"])}
         found[answer.group] = after = dataclasses.replace(before, **changes)
         asked = max((ask.times for ask in rounds[answer.group].asked.values()), default=0)
-        if asked > 1 or answer.missing or answer.refused or answer.document is not None:
+        if asked > 1 or answer.holds or answer.missing or answer.refused or answer.document is not None:
             stored[answer.group] = {
                 "heard": dict(after.heard),
                 "refused": tuple(sorted(after.refused)),
+                "holds": dict(after.holds),
                 "missing": {seat: names for seat, names in after.missing.items() if names},
                 **({"statements": statements[answer.group]} if answer.group in statements else {}),
             }

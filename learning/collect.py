@@ -31,7 +31,7 @@ from learning.rounds import (
     move_round,
     quorum,
 )
-from learning.secagg.conduct_state import GroupRound, GroupState
+from learning.secagg.conduct_state import UNSIGNED, GroupRound
 from learning.secagg.errors import SecureAggregationError
 from learning.secagg.header import verify_header
 from learning.secagg.inner import InnerHeader, InnerSet, read_inner_share
@@ -126,7 +126,7 @@ def _take_share(
     if row.state in _OVER:
         return
     value = None if attempt.stored is None else GroupRound.from_json(attempt.stored.value)
-    if value is None or value.proposed is None or value.state in (GroupState.COLLECTING, GroupState.SIGNING):
+    if value is None or value.proposed is None or value.state in UNSIGNED:
         raise NotYetError("the set of this round is not final yet")
     try:
         header = _check_share(attempt, value, document, vector)

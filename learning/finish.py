@@ -39,8 +39,9 @@ from learning.rounds import (
 )
 from learning.scrub import scrub_sums
 from learning.secagg.collector import add_clear, add_shares
-from learning.secagg.conduct import contributors_in, inner_shares, next_replaced
+from learning.secagg.conduct import next_replaced
 from learning.secagg.conduct_state import GroupFacts
+from learning.secagg.covered import contributors_in, inner_shares
 from learning.secagg.errors import SecureAggregationError, ShareError, SumRangeError
 from learning.secagg.inner import InnerSet, add_inner_shares
 from learning.secagg.packing import RingVector

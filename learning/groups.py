@@ -132,6 +132,7 @@ def facts_of(
             refused=frozenset() if row is None else frozenset(row.refused),
             shares=groups.shares.get(name, ()),
             heard=heard,
+            holds={} if row is None else dict(row.holds),
             missing={} if row is None else dict(row.missing),
         )
     return found
@@ -171,8 +172,8 @@ def seconds(row: Round, at: datetime) -> float:
 
 
 def still_signing(rounds: Mapping[str, GroupRound]) -> bool:
-    """Say whether a group waits for signatures."""
-    return any(value.state is GroupState.SIGNING for value in rounds.values())
+    """Say whether a group waits for signatures, or for what its seats must hold before they give them."""
+    return any(value.state in (GroupState.GATHERING, GroupState.SIGNING) for value in rounds.values())
 
 
 def signable(value: GroupRound) -> Any:

@@ -93,7 +93,8 @@ class GroupAttempt:
     """One group of the execution tree in one attempt, at the collector: its state, and what its seats have said.
 
     Times are seconds since the attempt was opened. ``value`` is a `learning.secagg.conduct_state.GroupRound` as JSON;
-    ``statements`` are the seats' signatures on ``value``'s set; ``heard`` says when a seat last answered anything.
+    ``statements`` are the seats' signatures on ``value``'s set; ``heard`` says when a seat last answered anything,
+    ``holds`` for which set a seat of an inner group has all it needs.
     """
 
     job_id: str
@@ -106,6 +107,7 @@ class GroupAttempt:
     refused: tuple[str, ...] = ()
     heard: dict[str, float] = dataclasses.field(default_factory=dict)
     missing: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    holds: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -222,7 +222,8 @@ def _seat_routes(router: APIRouter, node: Node, allowed: Any) -> None:
     ) -> dict[str, Any]:
         """Ask a seat to sign its group's set; it signs one set of contributors a round, ever.
 
-        An inner group's seat that lacks a listed share of a child answers with ``missing`` instead.
+        An inner group's seat that lacks a listed share of a child answers with ``missing`` instead; with ``sign: false``
+        it says what is missing, which may be nothing, and signs nothing.
         """
         return aggregate.sign(node, found.consumer, job_id, number, attempt, body)
 

@@ -6,7 +6,6 @@ seat that does not answer is given up. Every wait ends, in the exact sum of thos
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping
 
 from learning.secagg.collector import check_cover, counting, open_orders
@@ -30,12 +29,12 @@ from learning.secagg.conduct_state import (
     move_group,
 )
 from learning.secagg.context import Group
+from learning.secagg.covered import contributors_in, cover_of, inner_shares, leaves_in, name_of
 from learning.secagg.errors import SeatsLostError, ShareError
-from learning.secagg.inner import Cover, InnerHeader, InnerSet
+from learning.secagg.inner import InnerSet
 from learning.secagg.sets import ContributorSet
 from learning.secagg.shares import ShareHeader
 from learning.tree import TOP, ExecutionTree
-from policies.canonical import digest
 
 _S, _E = GroupState, GroupEvent
 _OVER = (_S.COMPLETE, _S.LEFT_OUT)
@@ -85,54 +84,6 @@ def next_replaced(tree: ExecutionTree, rounds: Mapping[str, GroupRound]) -> dict
         if columns:
             found[name] = columns
     return found
-
-
-def leaves_in(rounds: Mapping[str, GroupRound], name: str = TOP) -> tuple[str, ...]:
-    """Return the leaf groups that are in the set of a group: itself, if it is one."""
-    proposed = rounds[name].proposed
-    if isinstance(proposed, InnerSet):
-        return tuple(leaf for child in proposed.children for leaf in leaves_in(rounds, child))
-    return () if proposed is None else (name,)
-
-
-def contributors_in(rounds: Mapping[str, GroupRound], name: str = TOP) -> tuple[str, ...]:
-    """Return everybody who is in the sum of a group, sorted."""
-    found: list[str] = []
-    for leaf in leaves_in(rounds, name):
-        proposed = rounds[leaf].proposed
-        if isinstance(proposed, ContributorSet):
-            found.extend(proposed.contributors)
-    return tuple(sorted(found))
-
-
-def cover_of(value: GroupRound, facts: GroupFacts, group: Group) -> Cover:
-    """Return the shares that make up the sum of a complete group: (column, digest), ascending."""
-    if isinstance(value.proposed, InnerSet):
-        shares: Iterable[ShareHeader | InnerHeader] = inner_shares(value, facts, group).values()
-    else:
-        leaf = [share for share in facts.shares if isinstance(share, ShareHeader)]
-        shares = counting(leaf, lost=value.lost, group=group)
-    return tuple(sorted((share.column, share.digest) for share in shares))
-
-
-def inner_shares(value: GroupRound, facts: GroupFacts, group: Group) -> dict[int, InnerHeader]:
-    """Return the share of each present seat of an inner group over its present set: column -> header."""
-    if not isinstance(value.proposed, InnerSet):
-        return {}
-    wanted = _name(value.proposed)
-    return {
-        share.column: share
-        for share in facts.shares
-        if isinstance(share, InnerHeader)
-        and share.children == wanted
-        and group.seats[share.column].participant == share.seat
-    }
-
-
-@functools.lru_cache(maxsize=4096)
-def _name(proposed: ContributorSet | InnerSet) -> str:
-    plain = proposed.as_set() if isinstance(proposed, InnerSet) else proposed
-    return digest(plain.to_json())
 
 
 class _Desk:
@@ -198,7 +149,7 @@ class _Desk:
 
     def _sign_leaf(self, value: GroupRound) -> None:
         group, facts = self._group(value), self._facts(value)
-        wanted = _name(value.proposed) if value.proposed is not None else ""
+        wanted = name_of(value.proposed) if value.proposed is not None else ""
         voices = [seat.participant for seat in group.voices]
         rest = [column for column, seat in enumerate(voices) if facts.signed.get(seat) != wanted]
         given_up = {column for column in rest if voices[column] in facts.refused}
@@ -266,8 +217,8 @@ class _Desk:
             return
         if value.proposed != self._children_set(value.group, value.proposed):
             self._move(value, _E.CHILDREN_CHANGED, proposed=None)
-        elif value.state is _S.SIGNING:
-            self._sign_inner(value)
+        elif value.state in (_S.GATHERING, _S.SIGNING):
+            self._agree_inner(value)
         else:
             self._release_inner(value)
 
@@ -287,7 +238,7 @@ class _Desk:
             if count < self.setting.min_contributors:
                 self._leave_out(value, _E.TOO_FEW, f"{count} contributors are too few")
                 return
-        self._move(value, _E.SET_PROPOSED, proposed=proposed)
+        self._move(value, _E.CHILDREN_SUMMED, proposed=proposed)
 
     def _children_set(self, name: str, proposed: object) -> InnerSet:
         """Return the set of the children as they are; of those in ``proposed``, if there is one."""
@@ -299,19 +250,27 @@ class _Desk:
                 found[child] = cover_of(value, self._facts(value), self._group(value))
         return InnerSet.of(found)
 
-    def _sign_inner(self, value: GroupRound) -> None:
+    def _agree_inner(self, value: GroupRound) -> None:
+        """Ask the seats whether they hold what is listed, then for their signatures.
+
+        Nobody signs before everybody holds: who has signed children signs no others, and so until then a child that
+        cannot be had any more costs its own sum, and not that of the whole group.
+        """
         group, facts = self._group(value), self._facts(value)
-        wanted = _name(value.proposed) if isinstance(value.proposed, InnerSet) else ""
-        rest = [c for c, seat in enumerate(group.seats) if facts.signed.get(seat.participant) != wanted]
+        signing = value.state is _S.SIGNING
+        said = facts.signed if signing else facts.holds
+        wanted = name_of(value.proposed) if isinstance(value.proposed, InnerSet) else ""
+        rest = [c for c, seat in enumerate(group.seats) if said.get(seat.participant) != wanted]
         if not rest:
-            self._move(value, _E.SIGNED)
+            self._move(value, _E.SIGNED if signing else _E.HANDED_UP)
             return
         if any(group.seats[column].participant in facts.refused for column in rest):
-            self._leave_out(value, _E.NOT_SIGNED, "a seat has signed a set of other groups before")
+            self._leave_out(value, _E.NOT_SIGNED, "a seat refuses its set, or has signed one of other groups before")
             return
         for column in rest:
             seat = group.seats[column].participant
-            if not self._ask_inner(value, column, seat, AskToSign(group=value.group, column=column)):
+            order = AskToSign(group=value.group, column=column, sign=signing)
+            if not self._ask_inner(value, column, seat, order):
                 return
 
     def _release_inner(self, value: GroupRound) -> None:
@@ -321,7 +280,7 @@ class _Desk:
         if len(have) == len(group.seats):
             self._move(value, _E.COVERED)
             return
-        wanted = _name(value.proposed) if isinstance(value.proposed, InnerSet) else ""
+        wanted = name_of(value.proposed) if isinstance(value.proposed, InnerSet) else ""
         rest = [c for c, seat in enumerate(group.seats) if facts.signed.get(seat.participant) != wanted]
         if len(group.seats) - len(rest) < group.quorum:
             # Seats that signed were replaced since, and nobody releases on the word of those who are gone.
@@ -366,9 +325,20 @@ class _Desk:
         """Ask for a share anew whose seat is gone before the parent's seat had it."""
         facts, group = self._facts(value), self._group(value)
         for column, name in cover_of(value, facts, group):
-            if group.seats[column].participant in facts.unreachable and name not in facts.delivered:
+            if group.seats[column].participant not in facts.unreachable or name in facts.delivered:
+                continue
+            if not self._held_above(value.group, column):
                 self._share_gone(value, column)
                 return
+
+    def _held_above(self, name: str, column: int) -> bool:
+        """Say whether the parent's seat of a column has said that it holds all that its group's set lists."""
+        above = self.rounds[self.tree.parent(name) or name]
+        if not isinstance(above.proposed, InnerSet) or name not in above.proposed.children:
+            return False
+        facts, seat = self._facts(above), self._group(above).seats[column].participant
+        wanted = name_of(above.proposed)
+        return wanted in (facts.holds.get(seat), facts.signed.get(seat))
 
     def _give_up_unreachable(self, value: GroupRound) -> None:
         unreachable = self._facts(value).unreachable

@@ -21,6 +21,7 @@ class GroupState(StrEnum):
     """Where a group stands in one attempt."""
 
     COLLECTING = "COLLECTING"
+    GATHERING = "GATHERING"
     SIGNING = "SIGNING"
     RELEASING = "RELEASING"
     COMPLETE = "COMPLETE"
@@ -30,7 +31,9 @@ class GroupState(StrEnum):
 class GroupEvent(StrEnum):
     """What moves it."""
 
-    SET_PROPOSED = "uploads or children are all there"
+    SET_PROPOSED = "uploads are all there"
+    CHILDREN_SUMMED = "children all have a sum, or never will"
+    HANDED_UP = "every seat holds its children's shares"
     TOO_FEW = "fewer than the floor"
     SIGNED = "enough seats signed the set"
     NOT_SIGNED = "too few seats can sign"
@@ -41,10 +44,18 @@ class GroupEvent(StrEnum):
 
 
 _S, _E = GroupState, GroupEvent
+UNSIGNED = (_S.COLLECTING, _S.GATHERING, _S.SIGNING)
+"""States in which a group's set is not final yet."""
+
 GROUP_TABLE: Mapping[tuple[GroupState, GroupEvent], GroupState] = {
     (_S.COLLECTING, _E.SET_PROPOSED): _S.SIGNING,
+    (_S.COLLECTING, _E.CHILDREN_SUMMED): _S.GATHERING,
     (_S.COLLECTING, _E.TOO_FEW): _S.LEFT_OUT,
     (_S.COLLECTING, _E.CANNOT_FINISH): _S.LEFT_OUT,
+    (_S.GATHERING, _E.HANDED_UP): _S.SIGNING,
+    (_S.GATHERING, _E.NOT_SIGNED): _S.LEFT_OUT,
+    (_S.GATHERING, _E.CHILDREN_CHANGED): _S.COLLECTING,
+    (_S.GATHERING, _E.CANNOT_FINISH): _S.LEFT_OUT,
     (_S.SIGNING, _E.SIGNED): _S.RELEASING,
     (_S.SIGNING, _E.NOT_SIGNED): _S.LEFT_OUT,
     (_S.SIGNING, _E.CHILDREN_CHANGED): _S.COLLECTING,
@@ -151,6 +162,7 @@ class GroupFacts:
         refused: participants that will not sign (another set was signed, or what was asked is wrong).
         shares: signed share headers of this group's seats, whether or not their bytes have arrived above.
         heard: participant -> when it last answered anything.
+        holds: inner seat -> digest of the set of which it said that every listed share of its column is there.
         missing: inner seat -> children of which it says that it lacks a listed share.
         unreachable: participants that others could not hand anything to.
         delivered: digests of shares that have arrived at the parent's seat.
@@ -161,6 +173,7 @@ class GroupFacts:
     refused: frozenset[str] = frozenset()
     shares: tuple[ShareHeader | InnerHeader, ...] = ()
     heard: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    holds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     missing: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unreachable: frozenset[str] = frozenset()
     delivered: frozenset[str] = frozenset()
@@ -171,10 +184,12 @@ class AskToSign:
     """Ask a seat for its signature on its group's set.
 
     ``doubtful`` are columns that will probably be lost: a seat may begin with their work, but releases none of it yet.
+    Without ``sign``, an inner seat is asked what it lacks of the set, and binds itself to nothing.
     """
 
     group: str
     column: int
+    sign: bool = True
     doubtful: frozenset[int] = frozenset()
 
 

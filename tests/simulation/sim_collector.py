@@ -5,7 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from learning.secagg.collector import add_shares
-from learning.secagg.conduct import advance, contributors_in, open_groups
+from learning.secagg.conduct import advance, open_groups
 from learning.secagg.conduct_state import (
     Abort,
     Action,
@@ -19,6 +19,7 @@ from learning.secagg.conduct_state import (
     Resend,
     Setting,
 )
+from learning.secagg.covered import contributors_in, name_of
 from learning.secagg.errors import ShareError
 from learning.secagg.inner import InnerSet, add_inner_shares, read_inner_share
 from learning.secagg.packing import RingVector
@@ -215,7 +216,21 @@ class Collector:
                 seat.machine, self.machine, STATEMENT_BYTES, lambda: self._heard_sign(action.group, seat, answer)
             )
 
-        self._send(seat, set_bytes(_entries(proposed)), lambda: seat.ask_to_sign(proposed, action.doubtful, reply))
+        def holds() -> None:
+            self.world.network.send(
+                seat.machine, self.machine, 100, lambda: self._heard_holds(action.group, seat, name_of(proposed))
+            )
+
+        size = set_bytes(_entries(proposed))
+        if action.sign:
+            self._send(seat, size, lambda: seat.ask_to_sign(proposed, action.doubtful, reply))
+        else:
+            self._send(seat, size, lambda: seat.ask_what_is_here(proposed, holds, reply))
+
+    def _heard_holds(self, group: str, seat: Seat, proposed: str) -> None:
+        facts, name = self.facts[group], seat.participant
+        heard, missing = {**facts.heard, name: self.clock.now}, {**facts.missing, name: ()}
+        self.learn(group, heard=heard, missing=missing, holds={**facts.holds, name: proposed})
 
     def _heard_sign(self, group: str, seat: Seat, answer: Any) -> None:
         facts, name = self.facts[group], seat.participant

@@ -295,13 +295,21 @@ class Seat:
         self, proposed: ContributorSet | InnerSet, doubtful: frozenset[int], answer: Callable[[Any], None]
     ) -> None:
         """Answer with a signature as soon as everything named is here; after a while, with what is missing."""
-        answered = []
         if isinstance(proposed, ContributorSet) and doubtful - self.doubtful and self.column not in doubtful:
             # The work of seats that seem to be gone begins before they are given up, where it could be of use.
             with contextlib.suppress(SeatsLostError):
                 extra = self._extra(proposed, doubtful, frozenset())
                 self.machine.heavy(extra * self.world.vector_bytes, lambda: None)
                 self.doubtful = doubtful
+        self.ask_what_is_here(
+            proposed, lambda: self.machine.light(1, lambda: answer(self._sign_or_refuse(proposed))), answer
+        )
+
+    def ask_what_is_here(
+        self, proposed: ContributorSet | InnerSet, whole: Event, answer: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        """Do ``whole`` as soon as everything named is here; after a while, answer with what is missing."""
+        answered = []
 
         def ready() -> bool:
             if answered:
@@ -309,7 +317,7 @@ class Seat:
             if self._missing(proposed):
                 return False
             answered.append(True)
-            self.machine.light(1, lambda: answer(self._sign_or_refuse(proposed)))
+            whole()
             return True
 
         def enough() -> None:

@@ -249,6 +249,7 @@ class World:
 
         def serve(answer: Event) -> None:
             above.take_child(seat.name, document, vector)
+            self.report(above.machine, 100, lambda: self.collector.take_delivered(seat.name, document))
             answer()
 
         self.report(seat.machine, 600, lambda: self.collector.take_share(seat.name, document))
@@ -257,7 +258,7 @@ class World:
             above.machine,
             self.vector_bytes,
             serve=serve,
-            done=lambda: self.report(seat.machine, 100, lambda: self.collector.take_delivered(seat.name, document)),
+            done=lambda: None,
             failed=lambda: self.tell_unreachable(seat.machine, parent, to),
             patience=self.timeout,
         )

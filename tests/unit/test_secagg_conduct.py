@@ -10,7 +10,7 @@ import pytest
 
 import learning.secagg
 from learning.diagrams import group_diagram
-from learning.secagg.conduct import advance, contributors_in, next_replaced, open_groups
+from learning.secagg.conduct import advance, next_replaced, open_groups
 from learning.secagg.conduct_state import (
     GROUP_TABLE,
     Abort,
@@ -31,6 +31,7 @@ from learning.secagg.conduct_state import (
     move_group,
 )
 from learning.secagg.context import Group
+from learning.secagg.covered import contributors_in
 from learning.secagg.errors import ParameterError
 from learning.secagg.inner import InnerHeader, InnerSet
 from learning.secagg.sets import ContributorSet
