@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from learning.aggregate import sign
 from learning.errors import RefusedError, StepFailedError, UnknownError
 from learning.handing import MOST_SHARES, receive_child_share
 from learning.jobs import JOB_ENDS, Job, JobLine, JobState
 from learning.node import Node
 from learning.placing import own_manifest
 from learning.rounds import ChildShare, Round, RoundState, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
+from learning.secagg.inner import InnerSet
 from learning.tree import ExecutionTree
 from policies.canonical import sha256_hex
 from tests.support.federation import Federation, open_federation
@@ -160,6 +162,24 @@ def test_a_seat_hands_up_no_more_shares_than_losses_explain(ten: Federation) -> 
     assert node.blobs.get(hand_up(1)) == (1).to_bytes(size, "little")
     own = [one for found, one in handed_up(ten) if found is node and (one.group, one.seat) == (row.group, row.seat)]
     assert len(own) == MOST_SHARES
+
+
+def test_an_inner_seat_says_what_it_lacks_and_signs_nothing_by_that(ten: Federation) -> None:
+    """Asked without a signature, it names the children whose listed share is not there, or none; no set is signed."""
+    job_id = ten.start(aggregation=TREE)
+    ten.settle(until=lambda: bool(handed_up(ten)))
+    node, row = handed_up(ten)[0]
+    tree = tree_in(ten, job_id)
+    column = tree.column_of(node.participant_id)
+    assert column is not None
+    here = InnerSet.of({row.group: [(column, row.digest)]})
+    more = InnerSet.of({row.group: [(column, row.digest), (column, "ab" * 32)]})
+    for proposed, missing in ((here, []), (more, [row.group])):
+        body = {"group": tree.parent(row.group), "children": proposed.to_json(), "sign": False}
+        answer = sign(node, ten.collector.node.participant_id, job_id, row.round, row.attempt, body)
+        assert answer == {"missing": missing}
+    signed = node.store.run("test", lambda records: records.select(SeatRound, job_id, row.round, row.attempt))
+    assert all(one.group != tree.parent(row.group) for one in signed)
 
 
 def handed_up(federation: Federation) -> list[tuple[Node, ChildShare]]:

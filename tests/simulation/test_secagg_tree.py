@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from learning.secagg.conduct_state import OrderRelease
+from learning.secagg.conduct_state import GroupState, OrderRelease
 from learning.secagg.packing import pack
 from learning.secagg.seeds import SUPPORTED, quorum
 from tests.benchmarks import sim_failures
@@ -101,6 +101,18 @@ def test_a_leaf_without_a_quorum_is_left_out_and_the_rest_is_summed():
     world, found = play(scene(deaths=gone))
     assert found.left_out == 1
     assert set(found.included) == {name for name, leaf in world.leaf_of.items() if leaf != "0.0.0"}
+
+
+@pytest.mark.parametrize("column", [0, 2])
+@pytest.mark.parametrize("moment", [0.425, 0.5, 0.55, 0.6])
+def test_a_leaf_lost_while_its_share_goes_up_costs_nobody_else(column, moment):
+    """Its vectors die with its seat, while the others' shares are there already: the leaf beside it stays in the sum."""
+    what = scene(copies=1, vector_bytes=1_000_000, ping=0.05)
+    victim = World(what).tree.seat("0.0.0", column)
+    world, found = play(dataclasses.replace(what, deaths={victim: moment}))
+    lost = {name for name, value in world.collector.rounds.items() if value.state is GroupState.LEFT_OUT}
+    assert lost <= {"0.0.0"}
+    assert set(found.included) == {name for name, leaf in world.leaf_of.items() if leaf not in lost}
 
 
 def test_seeds_sealed_again_let_a_replacement_finish_what_the_seats_were_too_few_for():

@@ -138,6 +138,13 @@ class Bench:
         wanted = digest(proposed.to_json())
         self.know(name, signed=self.facts[name].signed | {names[column].participant: wanted for column in columns})
 
+    def hold(self, name: str, *columns: int) -> None:
+        """Have inner seats say that they hold what the present set lists."""
+        value = self.rounds[name]
+        assert isinstance(value.proposed, InnerSet)
+        seats, wanted = self.group(name, value.replaced).seats, digest(value.proposed.as_set().to_json())
+        self.know(name, holds=self.facts[name].holds | {seats[column].participant: wanted for column in columns})
+
     def share(self, name: str, column: int, **changes: Any) -> None:
         """Have a leaf seat release what the losses give it, or an inner seat its sum."""
         value = self.rounds[name]
@@ -320,6 +327,15 @@ def two_leaves(ring: int = 5) -> Bench:
     return bench
 
 
+def two_leaves_held() -> Bench:
+    """Return a bench whose leaves are complete, and whose top's seats hold their shares and are asked to sign."""
+    bench = two_leaves()
+    bench.hold("0", 0, 1, 2)
+    bench.step(0.1)
+    assert bench.rounds["0"].state is S.SIGNING
+    return bench
+
+
 def test_leaf_shares_go_up_inside_their_column():
     """A leaf seat is ordered to release to the parent's seat of the same column."""
     bench = Bench(3, 1, leaves=2)
@@ -338,12 +354,65 @@ def test_the_top_waits_for_every_leaf_and_then_sums_those_that_are_complete():
     bench.know("0.1", uploads={"z": "00" * 32})
     actions = bench.step(1.0).actions
     assert LeaveOut(group="0.1", reason="group 0.1: 1 contributors are too few") in actions
-    assert AskToSign(group="0", column=0) in actions
-    bench.sign("0", 0, 1, 2)
+    assert AskToSign(group="0", column=0, sign=False) in actions
+    bench.hold("0", 0, 1, 2)
     bench.step(1.1)
+    bench.sign("0", 0, 1, 2)
+    bench.step(1.2)
     for column in range(3):
         bench.share("0", column)
-    assert bench.step(1.2).actions == (Finish(leaves=("0.0",)),)
+    assert bench.step(1.3).actions == (Finish(leaves=("0.0",)),)
+
+
+def test_nobody_signs_an_inner_set_before_everybody_holds_it():
+    """Seats are asked what they lack first; one that lacks a share keeps all from signing, and is asked again."""
+    bench = two_leaves()
+    bench.hold("0", 0, 1)
+    bench.know("0", missing={bench.tree.seat("0", 2): ("0.1",)}, heard={bench.tree.seat("0", 2): 0.5})
+    actions = bench.step(1.0).actions
+    assert bench.rounds["0"].state is S.GATHERING
+    assert set(actions) == {
+        AskToSign(group="0", column=2, sign=False),
+        Resend(group="0.1", column=2, to=bench.tree.seat("0", 2)),
+    }
+    bench.hold("0", 2)
+    assert bench.step(1.5).actions == tuple(AskToSign(group="0", column=column) for column in range(3))
+
+
+def test_a_child_that_is_lost_while_its_shares_go_up_costs_itself_and_not_the_group():
+    """A share lacks, its seat is gone, nobody can make it anew: the other leaf's sum is proposed, and nobody refuses."""
+    bench = two_leaves()
+    bench.hold("0", 0, 1)
+    first = bench.rounds["0"].proposed
+    gone = frozenset(bench.tree.seat("0.1", column) for column in range(3))
+    bench.know("0", missing={bench.tree.seat("0", 2): ("0.1",)})
+    bench.know("0.1", unreachable=gone, delivered=frozenset(share.digest for share in bench.facts["0.1"].shares[:2]))
+    now = 1.0
+    while bench.rounds["0.1"].state is not S.LEFT_OUT:
+        bench.step(now)
+        now += 1.0
+        assert now < 10.0
+    assert bench.rounds["0"].state is S.GATHERING
+    proposed = bench.rounds["0"].proposed
+    assert isinstance(proposed, InnerSet)
+    assert proposed != first
+    assert proposed.children == ("0.0",)
+    bench.hold("0", 0, 1, 2)
+    bench.step(now)
+    assert bench.rounds["0"].state is S.SIGNING
+
+
+def test_what_the_seat_above_holds_is_not_missed_though_nobody_said_that_it_arrived():
+    """A seat that says that it holds its group's set speaks for each share in it; its word counts for that set alone."""
+    bench = two_leaves_held()
+    bench.know("0.0", unreachable=frozenset({bench.tree.seat("0.0", 2)}))
+    bench.step(1.0)
+    assert bench.rounds["0.0"].state is S.COMPLETE
+    other = two_leaves()
+    other.hold("0", 0, 1)
+    other.know("0.0", unreachable=frozenset({other.tree.seat("0.0", 2)}))
+    other.step(1.0)
+    assert other.rounds["0.0"].state is S.RELEASING
 
 
 def test_a_tree_below_the_plans_floor_ends_the_attempt_before_anything_is_added():
@@ -356,7 +425,7 @@ def test_a_tree_below_the_plans_floor_ends_the_attempt_before_anything_is_added(
 
 def test_a_silent_inner_seat_is_replaced_and_the_children_send_their_shares_again():
     """Children keep their shares; the set does not change."""
-    bench = two_leaves()
+    bench = two_leaves_held()
     before = bench.rounds["0"].proposed
     bench.know("0", unreachable=frozenset({bench.tree.seat("0", 1)}))
     actions = bench.step(1.0).actions
@@ -380,7 +449,7 @@ def test_a_share_that_died_with_both_its_seats_is_made_anew_and_the_set_is_propo
         bench.share("0.0", column, released=frozenset())
     bench.step(1.1)
     assert bench.rounds["0.0"].state is S.COMPLETE
-    assert bench.rounds["0"].state is S.SIGNING
+    assert bench.rounds["0"].state is S.GATHERING
     assert bench.rounds["0"].proposed != first
 
 
@@ -408,7 +477,7 @@ def test_an_inner_seat_that_lacks_a_share_gets_it_again_and_a_seat_that_cannot_s
 
 def test_an_inner_seat_that_signed_other_children_leaves_the_group_out():
     """Two sets of children could be subtracted from one another."""
-    bench = two_leaves()
+    bench = two_leaves_held()
     bench.know("0", refused=frozenset({bench.tree.seat("0", 0)}))
     assert isinstance(bench.step(1.0).actions[-1], Abort)
 
