@@ -167,15 +167,19 @@ class _Desk:
             return
         if len(voices) - len(rest) < group.quorum:
             return
-        began = self.now if value.enough is None else value.enough
         hopeless = given_up | {column for column in rest if voices[column] in facts.unreachable}
-        if self.now >= began + self.setting.patience.grace or hopeless.issuperset(rest):
-            self._move(value, _E.SIGNED, lost=frozenset(rest))
-        elif value.enough is None:
+        if hopeless.issuperset(rest) or self._grace_is_over(value):
+            self._move(self.rounds[value.group], _E.SIGNED, lost=frozenset(rest))
+
+    def _grace_is_over(self, value: GroupRound) -> bool:
+        """Say whether the last signatures have been waited for long enough since there were a quorum's."""
+        began, grace = self.now if value.enough is None else value.enough, self.setting.patience.grace
+        if self.now >= began + grace:
+            return True
+        if value.enough is None:
             self.rounds[value.group] = _changed(value, enough=began)
-            self._wake(value.group, began + self.setting.patience.grace)
-        else:
-            self._wake(value.group, began + self.setting.patience.grace)
+        self._wake(value.group, began + grace)
+        return False
 
     def _release_leaf(self, value: GroupRound) -> None:
         group, facts = self._group(value), self._facts(value)
@@ -217,7 +221,11 @@ class _Desk:
             return
         if value.proposed != self._children_set(value.group, value.proposed):
             self._move(value, _E.CHILDREN_CHANGED, proposed=None)
-        elif value.state in (_S.GATHERING, _S.SIGNING):
+        elif value.state is _S.GATHERING:
+            self._give_up_unreachable(value)
+            if self.rounds[value.group].state is _S.GATHERING:
+                self._agree_inner(self.rounds[value.group])
+        elif value.state is _S.SIGNING:
             self._agree_inner(value)
         else:
             self._release_inner(value)
@@ -272,6 +280,13 @@ class _Desk:
             order = AskToSign(group=value.group, column=column, sign=signing)
             if not self._ask_inner(value, column, seat, order):
                 return
+        value = self.rounds[value.group]
+        if not signing or len(group.seats) - len(rest) < group.quorum:
+            return
+        # Who came to a seat meanwhile gets its children's shares while the other columns' sums go up already.
+        fresh = all(facts.holds.get(group.seats[column].participant) != wanted for column in rest)
+        if fresh or self._grace_is_over(value):
+            self._move(self.rounds[value.group], _E.SIGNED)
 
     def _release_inner(self, value: GroupRound) -> None:
         group = self._group(value)
@@ -282,23 +297,20 @@ class _Desk:
             return
         wanted = name_of(value.proposed) if isinstance(value.proposed, InnerSet) else ""
         rest = [c for c, seat in enumerate(group.seats) if facts.signed.get(seat.participant) != wanted]
-        if len(group.seats) - len(rest) < group.quorum:
-            # Seats that signed were replaced since, and nobody releases on the word of those who are gone.
-            for column in rest:
-                seat = group.seats[column].participant
-                if not self._ask_inner(value, column, seat, AskToSign(group=value.group, column=column)):
-                    return
-            return
+        # Where seats that signed were replaced since, nobody releases on the word of those who are gone.
+        enough = len(group.seats) - len(rest) >= group.quorum
         for column, holder in enumerate(group.seats):
-            if column in have:
+            if column in have or not (enough or column in rest):
                 continue
-            order = OrderRelease(
+            order: AskToSign | OrderRelease = OrderRelease(
                 group=value.group,
                 column=column,
                 lost=frozenset(),
                 blank=frozenset(),
                 to=self._above(value.group, column),
             )
+            if column in rest:
+                order = AskToSign(group=value.group, column=column)
             if not self._ask_inner(value, column, holder.participant, order):
                 return
 
@@ -351,7 +363,10 @@ class _Desk:
     def _press(self, name: str, column: int, seat: str, action: Action) -> bool:
         """Ask a seat for what it owes, unless it was asked a moment ago; True when it is to be given up."""
         value, patience = self.rounds[name], self.setting.patience
-        ask = value.asked.get(column, Ask(times=0, quiet=0, last=float("-inf")))
+        what = f"{type(action).__name__} {action.to}" if isinstance(action, Resend) else type(action).__name__
+        ask = value.asked.get(column)
+        if ask is None or ask.what != what:
+            ask = Ask(times=0, quiet=0, last=float("-inf"), what=what)
         quiet = 0 if self._facts(value).heard.get(seat, float("-inf")) >= ask.last else ask.quiet
         if self.now < ask.last + patience.again:
             self._wake(name, ask.last + patience.again)
@@ -361,7 +376,7 @@ class _Desk:
         if quiet >= silent or ask.times >= patience.stuck:
             return True
         self.actions.append(action)
-        asked = {**value.asked, column: Ask(times=ask.times + 1, quiet=quiet + 1, last=self.now)}
+        asked = {**value.asked, column: Ask(times=ask.times + 1, quiet=quiet + 1, last=self.now, what=what)}
         self.rounds[name] = _changed(value, asked=asked)
         self._wake(name, self.now + patience.again)
         return False

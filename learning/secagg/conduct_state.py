@@ -69,11 +69,12 @@ GROUP_TABLE: Mapping[tuple[GroupState, GroupEvent], GroupState] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ask:
-    """How often a seat was asked for what it owes: in all, since it was last heard, and when last."""
+    """How often a seat was asked for what it owes: in all, since it was last heard, and when last; ``what`` was asked."""
 
     times: int
     quiet: int
     last: float
+    what: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,9 @@ class GroupRound:
             "lost": sorted(self.lost),
             "blank": sorted(self.blank),
             "replaced": {str(column): times for column, times in sorted(self.replaced.items())},
-            "asked": {str(column): [ask.times, ask.quiet, ask.last] for column, ask in sorted(self.asked.items())},
+            "asked": {
+                str(column): [ask.times, ask.quiet, ask.last, ask.what] for column, ask in sorted(self.asked.items())
+            },
             "enough": self.enough,
             "reason": self.reason,
         }
@@ -133,7 +136,7 @@ class GroupRound:
             lost=frozenset(value["lost"]),
             blank=frozenset(value["blank"]),
             replaced={int(column): times for column, times in value["replaced"].items()},
-            asked={int(c): Ask(times=a[0], quiet=a[1], last=a[2]) for c, a in value["asked"].items()},
+            asked={int(c): Ask(times=a[0], quiet=a[1], last=a[2], what=a[3]) for c, a in value["asked"].items()},
             enough=value["enough"],
             reason=value["reason"],
         )
