@@ -437,6 +437,65 @@ def test_a_silent_inner_seat_is_replaced_and_the_children_send_their_shares_agai
     assert AskToSign(group="0", column=1) in actions
 
 
+def test_an_inner_seat_that_is_gone_is_replaced_before_anybody_signs_whatever_it_held():
+    """It said that it holds all shares, and died while others were waited for: the next one is sent them at once."""
+    bench = two_leaves()
+    bench.hold("0", 0, 1)
+    bench.know("0", unreachable=frozenset({bench.tree.seat("0", 1)}))
+    actions = bench.step(0.1).actions
+    new = bench.tree.seat("0", 1, 1)
+    assert bench.rounds["0"].state is S.GATHERING
+    assert Resend(group="0.0", column=1, to=new) in actions
+    assert AskToSign(group="0", column=1, sign=False) in actions
+
+
+def test_a_replacement_of_a_replacement_is_sent_the_shares_at_once():
+    """The children's seats were asked a moment ago, but for somebody else: that does not make the second one wait."""
+    bench = two_leaves_held()
+    sent = []
+    for now, place in ((1.0, 0), (1.1, 1)):
+        gone = {bench.tree.seat("0", 1, number) for number in range(place + 1)}
+        bench.know("0", unreachable=frozenset(gone))
+        sent += [(now, action.to) for action in bench.step(now).actions if isinstance(action, Resend)]
+    assert sent == [(now, bench.tree.seat("0", 1, number)) for now, number in ((1.0, 1), (1.1, 2)) for _ in range(2)]
+
+
+def test_inner_seats_release_on_a_quorums_signatures_while_a_replacement_gets_its_shares():
+    """Four of five have signed, the fifth is new: four are ordered, the fifth is asked to sign, and then ordered."""
+    bench = Bench(5, 2, leaves=2, ring=4)
+    for leaf in ("0.0", "0.1"):
+        bench.complete(leaf)
+    bench.hold("0", *range(5))
+    bench.step(0.1)
+    bench.sign("0", 0, 1, 2, 3)
+    assert bench.step(0.2).actions == ()
+    bench.know("0", unreachable=frozenset({bench.tree.seat("0", 4)}))
+    actions = bench.step(0.3).actions
+    assert bench.rounds["0"].state is S.RELEASING
+    assert [one.column for one in actions if isinstance(one, OrderRelease)] == [0, 1, 2, 3]
+    assert AskToSign(group="0", column=4) in actions
+    bench.sign("0", 4)
+    for column in range(4):
+        bench.share("0", column)
+    assert [one.column for one in bench.step(0.4).actions if isinstance(one, OrderRelease)] == [4]
+    bench.share("0", 4)
+    assert bench.step(0.5).actions == (Finish(leaves=("0.0", "0.1")),)
+
+
+def test_the_last_inner_signatures_get_a_grace():
+    """A seat that holds everything and has not signed yet is waited for as in a leaf, and then no longer."""
+    bench = Bench(5, 2, leaves=2, ring=4)
+    for leaf in ("0.0", "0.1"):
+        bench.complete(leaf)
+    bench.hold("0", *range(5))
+    bench.step(0.1)
+    bench.sign("0", 0, 1, 2, 3)
+    assert bench.step(0.2).due["0"] == pytest.approx(0.7)
+    assert bench.rounds["0"].state is S.SIGNING
+    bench.step(0.7)
+    assert bench.rounds["0"].state is S.RELEASING
+
+
 def test_a_share_that_died_with_both_its_seats_is_made_anew_and_the_set_is_proposed_again():
     """The child goes back to its release, its co-holders take over, the parent signs the new shares."""
     bench = two_leaves()
