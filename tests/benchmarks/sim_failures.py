@@ -17,8 +17,11 @@ import argparse
 import dataclasses
 import math
 import multiprocessing
+import re
 import statistics
 import sys
+import time
+from collections import Counter
 
 import numpy as np
 
@@ -84,7 +87,21 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One simulated round."""
+    """One simulated round.
+
+    Attributes:
+        row: which.
+        late: masks were drawn after the local step.
+        complete: percent of the contributors that are in the sum.
+        seconds: until the collector had it.
+        dead: percent of all nodes that had ended by then.
+        sent: bytes sent by all, in vectors for each contributor.
+        exact: the sum is the plain one bit for bit, where there is one.
+        reason: why there is none.
+        silent: percent of the contributors that no seat had in time.
+        grouped: percent whose upload was there, and was lost with a group.
+        why: reason -> groups that were left out for it.
+    """
 
     row: int
     late: bool
@@ -94,6 +111,9 @@ class Run:
     sent: float
     exact: bool
     reason: str | None
+    silent: float
+    grouped: float
+    why: dict[str, int]
 
 
 def workers_of(n: int) -> int:
@@ -153,6 +173,7 @@ def simulate(task: tuple[int, int, bool]) -> Run:
     world = World(scene)
     found = world.run()
     exact = found.total is None or bytes(pack(found.total, scene.k)) == bytes(clear_total(world, found.included))
+    stored = sum(len(world.collector.facts[leaf].uploads or ()) for leaf in world.tree.leaves)
     return Run(
         row=number,
         late=late,
@@ -162,7 +183,17 @@ def simulate(task: tuple[int, int, bool]) -> Run:
         sent=found.bytes_sent / row.n / (row.megabytes * _MB),
         exact=exact,
         reason=found.reason,
+        silent=100 - 100 * stored / row.n,
+        grouped=100 * (stored - len(found.included)) / row.n,
+        why=dict(_reasons(world)),
     )
+
+
+def _reasons(world: World) -> Counter[str]:
+    """Return why groups were left out, without the names of those whom it was about."""
+    texts = [value.reason for value in world.collector.rounds.values() if value.reason is not None]
+    plain = [re.sub(r"^group \S+: ", "", text) for text in texts]
+    return Counter(re.sub(r"the vector of \S+", "a vector", re.sub(r"column \d+", "a column", text)) for text in plain)
 
 
 def plan(rows: list[int], seeds: int, *, quick: bool) -> list[tuple[int, int, bool]]:
@@ -194,12 +225,14 @@ def main() -> int:
     options = parser.parse_args()
     rows = [int(text) - 1 for text in options.rows.split(",") if text] or list(range(len(ROWS)))
     tasks = plan(rows, options.seeds, quick=options.quick)
-    runs = []
+    runs: list[Run] = []
+    start = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for run in pool.imap_unordered(simulate, tasks):
             runs.append(run)
             how = f"{run.complete:.1f} %, {run.seconds:.2f} s" if run.reason is None else run.reason
-            print(f"{len(runs)} of {len(tasks)}: row {run.row + 1}, {how}", file=sys.stderr, flush=True)
+            spent = time.perf_counter() - start
+            print(f"{spent:4.0f} s, {len(runs)} of {len(tasks)}: row {run.row + 1}, {how}", file=sys.stderr, flush=True)
     missed = table(rows, runs)
     wrong = [run for run in runs if not run.exact]
     print(
@@ -228,11 +261,20 @@ def table(rows: list[int], runs: list[Run]) -> list[str]:
         print(f"{cell(complete, seconds):>16}{cell(*_means(late)) if late else '':>16}", end="")
         dead, sent = statistics.fmean(run.dead for run in own), statistics.fmean(run.sent for run in own)
         print(f"  {dead:6.1f}  {sent:4.2f}  {shape.leaves} leaves, fan-out {shape.fan_out}; {len(own)} rounds")
+        print(_lost(own))
         if row.complete is not None and complete < row.complete:
             missed.append(f"{label}: {complete:.2f} % complete, the bar is {row.complete} %")
         if row.seconds is not None and seconds > row.seconds:
             missed.append(f"{label}: {seconds:.2f} s, the bar is {row.seconds} s")
     return missed
+
+
+def _lost(runs: list[Run]) -> str:
+    """Return where the contributors went that are not in the sums."""
+    silent, grouped = statistics.fmean(run.silent for run in runs), statistics.fmean(run.grouped for run in runs)
+    whys = sum((Counter(run.why) for run in runs), Counter[str]())
+    reasons = "; ".join(f"{why} ({times} times)" for why, times in whys.most_common(3))
+    return f"   not in the sum: {silent:.1f} % not stored in time, {grouped:.1f} % with their group: {reasons or '-'}"
 
 
 def _means(runs: list[Run]) -> tuple[float, float]:
