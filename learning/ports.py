@@ -60,6 +60,14 @@ class Blobs(Protocol):
         """Return the bytes of a digest; raises ``UnknownError`` when there are none."""
         ...
 
+    def put_claimed(self, data: bytes | bytearray | memoryview, digest: str) -> str:
+        """Store bytes that are said to have ``digest``, apart from those that have it; return the name to delete."""
+        ...
+
+    def get_claimed(self, digest: str) -> bytes:
+        """Return bytes that were stored so; raises ``UnknownError`` when there are none or the claim was wrong."""
+        ...
+
     def delete(self, digest: str) -> None:
         """Forget a blob; a missing one is no error."""
         ...

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ from learning.errors import NotYetError, RefusedError, RoundOverError, UnknownEr
 from learning.jobs import Participation
 from learning.node import Node
 from learning.packages import opened_replaced
-from learning.parcels import decode
+from learning.parcels import Entry, decode
 from learning.placing import manifest_of
 from learning.ports import Records
 from learning.provide import part_of
@@ -54,6 +55,7 @@ class Place:
 class Held:
     """What our seat holds of one contributor: header, box, and (where it carries) the vector's bytes when asked for.
 
+    Whoever reads a copy that was not compared with its header when it came gets it compared now, or ``NotYetError``.
     ``first`` says that the vector came from its contributor, so that copying it on is ours.
     """
 
@@ -219,7 +221,7 @@ def holdings(node: Node, place: Place, wanted: Iterable[str]) -> dict[str, Held]
             held[upload.participant_id] = Held(
                 document=upload.header,
                 box=None if upload.box is None else base64.b64decode(upload.box),
-                vector=None if vector is None else _reader(node, vector),
+                vector=None if vector is None else _reader(node, upload, vector),
                 resealed=upload.resealed,
                 first=upload.first,
             )
@@ -234,7 +236,7 @@ def holdings(node: Node, place: Place, wanted: Iterable[str]) -> dict[str, Held]
                     Held(
                         document=entry.document,
                         box=None if entry.box is None else base64.b64decode(entry.box),
-                        vector=None if entry.vector is None else _given(entry.vector),
+                        vector=None if entry.vector is None else _given(place, entry, entry.vector),
                         resealed=None if entry.reseal is None else str(entry.reseal["payload"]["box"]),
                         first=bool(entry.copies),
                     ),
@@ -252,10 +254,34 @@ def _add(held: dict[str, Held], new: Held) -> None:
     held[name] = new
 
 
-def _reader(node: Node, blob: str) -> Callable[[], bytes | memoryview]:
-    return lambda: node.blobs.get(blob)
+def checked_at_once(place: Place, contributor: str, *, first: bool) -> bool:
+    """Say whether a vector is compared with its header as it comes, and not only when it is needed.
+
+    It is by whoever adds it while all seats live, and by whoever takes it from its contributor and hands on copies.
+    """
+    return first or place.group.carriers(place.context, contributor)[0] == place.column
 
 
-def _given(vector: bytes | bytearray | memoryview) -> Callable[[], bytes | memoryview]:
-    view = memoryview(vector)
-    return lambda: view
+def _reader(node: Node, upload: SeatUpload, blob: str) -> Callable[[], bytes | memoryview]:
+    promised = upload.header["payload"]["vector"]
+
+    def read() -> bytes:
+        if blob == promised:
+            return node.blobs.get(blob)
+        try:
+            return node.blobs.get_claimed(promised)
+        except UnknownError as error:
+            raise NotYetError("the stored copy of a vector is not the one in its header") from error
+
+    return read
+
+
+def _given(place: Place, entry: Entry, vector: bytes | bytearray | memoryview) -> Callable[[], bytes | memoryview]:
+    view, checked = memoryview(vector), checked_at_once(place, entry.contributor, first=bool(entry.copies))
+
+    def read() -> memoryview:
+        if not checked and hashlib.sha256(view).hexdigest() != entry.document["payload"]["vector"]:
+            raise NotYetError("the stored copy of a vector is not the one in its header")
+        return view
+
+    return read

@@ -16,11 +16,11 @@ from learning.node import Later, Node, later
 from learning.parcels import MEDIA_TYPE, Entry, decode, encode
 from learning.ports import Records
 from learning.rounds import SeatParcel, SeatUpload
-from learning.seats import Held, Place, holdings, place_in
+from learning.seats import Held, Place, checked_at_once, holdings, place_in
 from learning.secagg.errors import DuplicateUploadError, SecureAggregationError
 from learning.secagg.header import UploadHeader, verify_header
 from learning.secagg.reseals import accept_reseal
-from learning.secagg.seat import accept_vector, open_seeds
+from learning.secagg.seat import accept_copy, accept_vector, open_seeds
 from learning.tree import TOP
 from policies.canonical import canonical_json
 
@@ -157,7 +157,8 @@ def _accept(place: Place, entry: Entry, known: Mapping[str, str]) -> _Accepted:
         )
     carries = place.column in group.carriers(context, header.contributor)
     if carries and entry.vector is not None:
-        accept_vector(header, entry.vector, context)
+        check = accept_vector if checked_at_once(place, header.contributor, first=bool(entry.copies)) else accept_copy
+        check(header, entry.vector, context)
         return _Accepted(entry=entry, header=header)
     if entry.box is None:
         raise RefusedError("bad-upload", "an upload without its box is a copy of a vector that this seat stores")
@@ -189,7 +190,7 @@ def _store_one(node: Node, place: Place, accepted: _Accepted) -> None:
         header_digest=header.digest,
         header=dict(entry.document),
         box=entry.box,
-        vector=None if entry.vector is None else node.blobs.put(entry.vector, header.vector),
+        vector=_keep(node, place, accepted),
         resealed=None if entry.reseal is None else str(entry.reseal["payload"]["box"]),
         first=bool(entry.copies),
     )
@@ -212,6 +213,15 @@ def _store_one(node: Node, place: Place, accepted: _Accepted) -> None:
             records.save(whole)
 
     node.store.run("seat.upload", work)
+
+
+def _keep(node: Node, place: Place, accepted: _Accepted) -> str | None:
+    """Store a vector, and return its blob; what has not been compared with its header does not lie under its name."""
+    entry, header = accepted.entry, accepted.header
+    if entry.vector is None:
+        return None
+    checked = checked_at_once(place, header.contributor, first=bool(entry.copies))
+    return (node.blobs.put if checked else node.blobs.put_claimed)(entry.vector, header.vector)
 
 
 def _store_many(node: Node, place: Place, owner: str, accepted: Sequence[_Accepted]) -> None:

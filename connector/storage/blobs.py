@@ -27,16 +27,7 @@ class FolderBlobs:
             digest: their SHA-256 where the caller has just computed it or compared them with it; never a peer's word.
         """
         digest = digest or hashlib.sha256(data).hexdigest()
-        path = self.path(digest)
-        if path.exists():
-            return digest
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        # Written aside and renamed: a reader never sees half a blob, whatever dies.
-        temporary = path.parent / f".{digest}.{secrets.token_hex(4)}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        temporary.rename(path)
+        self._write(digest, data)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -45,8 +36,40 @@ class FolderBlobs:
         Raises:
             UnknownError: there is no such blob, or what is stored does not match its name.
         """
+        return self._read(digest, digest)
+
+    def put_claimed(self, data: bytes | bytearray | memoryview, digest: str) -> str:
+        """Store bytes whose SHA-256 is said to be ``digest``, unread; return the name under which they lie.
+
+        That name is no content's: wrong bytes can stand in nobody's way, and :meth:`get` finds them damaged.
+        """
+        name = _claimed(digest)
+        self._write(name, data)
+        return name
+
+    def get_claimed(self, digest: str) -> bytes:
+        """Return what :meth:`put_claimed` stored for ``digest``.
+
+        Raises:
+            UnknownError: nothing, or other bytes than was said.
+        """
+        return self._read(_claimed(digest), digest)
+
+    def _write(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        path = self.path(name)
+        if path.exists():
+            return
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        # Written aside and renamed: a reader never sees half a blob, whatever dies.
+        temporary = path.parent / f".{name}.{secrets.token_hex(4)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        temporary.rename(path)
+
+    def _read(self, name: str, digest: str) -> bytes:
         try:
-            data = self.path(digest).read_bytes()
+            data = self.path(name).read_bytes()
         except FileNotFoundError:
             raise UnknownError(f"no blob {digest}") from None
         if hashlib.sha256(data).hexdigest() != digest:
@@ -66,3 +89,7 @@ class FolderBlobs:
         if len(digest) != _LENGTH or not set(digest) <= _HEX:
             raise UnknownError("not a blob digest")
         return self.folder / digest[:2] / digest
+
+
+def _claimed(digest: str) -> str:
+    return hashlib.sha256(f"claimed {digest}".encode()).hexdigest()

@@ -126,17 +126,28 @@ def open_seeds(
     return seeds
 
 
-def accept_vector(header: UploadHeader, data: Bytes, context: RoundContext) -> None:
-    """Check a masked vector against its header before it is stored.
+def accept_copy(header: UploadHeader, data: Bytes, context: RoundContext) -> None:
+    """Check what can be seen of a copy at a glance, before it is stored.
+
+    HAZARD: the bytes may be any. :func:`accept_vector` comes before they are used, and bytes that fail it are not there.
 
     Raises:
-        VectorError: truncated, over-long, badly padded or not the promised bytes.
+        VectorError: truncated or over-long.
     """
     if len(data) != context.vector_bytes:
         raise VectorError(
             f"{len(data)} bytes arrived, {context.d} values of {context.k} bits take {context.vector_bytes}",
             sender=header.contributor,
         )
+
+
+def accept_vector(header: UploadHeader, data: Bytes, context: RoundContext) -> None:
+    """Check a masked vector against its header: as it comes from its contributor, and a copy when it is needed.
+
+    Raises:
+        VectorError: truncated, over-long, badly padded or not the promised bytes.
+    """
+    accept_copy(header, data, context)
     if hashlib.sha256(data).hexdigest() != header.vector:
         raise VectorError("the vector is not the one in the header", sender=header.contributor)
     if context.d * context.k % 8:

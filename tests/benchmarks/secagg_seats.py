@@ -21,7 +21,7 @@ from learning.secagg.contributor import UploadPackage
 from learning.secagg.header import UploadHeader
 from learning.secagg.keys import SealingKey
 from learning.secagg.packing import Bytes, RingVector
-from learning.secagg.seat import accept_header, accept_vector, open_seeds, received, release
+from learning.secagg.seat import accept_copy, accept_header, accept_vector, open_seeds, received, release
 from learning.secagg.sets import ContributorSet, propose_set, sign_set
 from learning.secagg.shares import Share, verify_share
 from policies.canonical import canonical_json
@@ -82,9 +82,12 @@ class LeafGroup:
                 )
                 name = found.contributor
                 row.headers[name], row.known[name], row.boxes[name] = found, found.digest, box
-                if column in self.group.carriers(self.context, name):
+                carriers = self.group.carriers(self.context, name)
+                if column in carriers:
+                    # As a seat does: copies wait for their hash until they are needed.
+                    check = accept_vector if carriers[0] == column else accept_copy
                     with self.watch.part(HASH):
-                        accept_vector(found, vector, self.context)
+                        check(found, vector, self.context)
                     row.vectors[name] = vector
 
     def hold(self, package: UploadPackage) -> None:
@@ -137,7 +140,7 @@ class LeafGroup:
                     group=self.group,
                     key=row.key,
                 ),
-                vectors=row.vectors.__getitem__,
+                vectors=lambda name: self._vector(row, name),
             )
 
     def collect(self, shares: list[Share], proposed: ContributorSet, lost: frozenset[int] = frozenset()) -> RingVector:
@@ -150,6 +153,13 @@ class LeafGroup:
                 ]
             loads = [(header, partial(_vector_of, share)) for header, share in zip(headers, shares, strict=True)]
             return add_shares(loads, proposed, lost=lost, context=self.context, group=self.group)
+
+    def _vector(self, row: SeatRows, name: str) -> Bytes:
+        """Return a vector; a copy is compared with its header first."""
+        if self.group.carriers(self.context, name)[0] != row.column:
+            with self.watch.part(HASH):
+                accept_vector(row.headers[name], row.vectors[name], self.context)
+        return row.vectors[name]
 
     def _held(self, row: SeatRows) -> dict[str, str]:
         return received(row.known, row.vectors, column=row.column, context=self.context, group=self.group)

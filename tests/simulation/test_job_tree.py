@@ -317,6 +317,42 @@ def test_a_collector_that_dies_goes_on_where_it_was(ten: Federation, expected: s
     assert ten.job(job_id).weights == expected
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_wrong_copy_is_found_out_when_it_is_needed_and_costs_its_holder_alone(
+    ten: Federation, expected: str, lost: bool
+) -> None:
+    """Copies wait for their hash: a wrong one harms nothing while its first carrier lives, and then the next is taken."""
+    job_id = ten.start(**ONE)
+    tree = tree_in(ten, job_id)
+    manifest = own_manifest(ten.collector.node, ten.job(job_id).manifest)
+    leaf = next(name for name in tree.leaves if not {tree.seat(name, c) for c in (0, 1)} & set(tree.seats("0")))
+    seats = tree.seats(leaf)
+    spoilt: list[str] = []
+
+    def spoil(call: Callable[..., Any]) -> Callable[..., Any]:
+        def handed(target: str, *args: Any, **named: Any) -> Any:
+            head = (named.get("headers") or {}).get("Orchard-Upload")
+            envelope = json.loads(base64.urlsafe_b64decode(head)) if head else {}
+            payload = envelope.get("document", {}).get("payload", {})
+            copy = bool(named.get("content")) and not envelope.get("copies")
+            if target == seats[1] and copy and manifest.leaf_of(payload["contributor"]) == leaf:
+                spoilt.append(payload["contributor"])
+                named["content"] = bytes(byte ^ 1 for byte in named["content"])
+            return call(target, *args, **named)
+
+        return handed
+
+    for member in ten.schools():
+        member.node.peers.call = spoil(member.node.peers.call)  # type: ignore[method-assign]
+    if lost:
+        silence(ten, {seats[0]})
+    row = finished_round(ten, job_id)
+    assert spoilt
+    assert ten.job(job_id).weights == expected
+    facts = {one["group"]: one for one in row.groups}
+    assert facts[leaf]["lost"] == ([0, 1] if lost else [])
+
+
 def test_too_few_in_a_leaf_leaves_the_leaf_out(ten: Federation) -> None:
     """A leaf group below its floor is left out by name; the others' sum is opened."""
     job_id = ten.start(**ONE | {"min_contributors": 3})
