@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from connector.storage import datasets as dataset_rows
 from connector.storage.contract_rows import (
     agreement_of,
     agreement_row,
@@ -20,6 +19,7 @@ from connector.storage.contract_rows import (
     time_of,
 )
 from connector.storage.database import Database, Transaction
+from connector.storage.datasets import DatasetStatements, catalog_page
 from connector.storage.direct import Direct
 from connector.storage.newest_first import newest_first
 from connector.storage.outbox import OutboxStatements
@@ -90,7 +90,7 @@ class ContractStatements:
             insert(agreements).on_conflict_do_nothing(), way, columns=[column.name for column in agreements.columns]
         )
         self.read_agreement = Statement(select(agreements).where(agreements.c.id == bindparam("of_id")), way)
-        self.read_dataset = Statement(dataset_rows.one(), way)
+        self.datasets = DatasetStatements(way)
         self.outbox = OutboxStatements(way)
 
 
@@ -220,16 +220,15 @@ class SqlUnitOfWork:
 
     def dataset(self, dataset_id: str) -> Dataset | None:
         """See the port."""
-        row = self._do.read_dataset.run(self._connection, of_id=dataset_id).first()
-        return dataset_rows.dataset_of(row) if row else None
+        return self._do.datasets.read(self._connection, dataset_id)
 
     def put_dataset(self, dataset: Dataset, *, now: datetime) -> None:
         """See the port."""
-        dataset_rows.put(self._connection, dataset, now)
+        self._do.datasets.put(self._connection, dataset, now)
 
     def remove_dataset(self, dataset_id: str) -> bool:
         """See the port."""
-        return dataset_rows.remove(self._connection, dataset_id)
+        return self._do.datasets.remove(self._connection, dataset_id)
 
     def agreement(self, agreement_id: str) -> AgreementRecord | None:
         """See the port."""
@@ -290,8 +289,7 @@ class ContractStore:
     def dataset(self, dataset_id: str) -> Dataset | None:
         """See the port."""
         with self._database.reading() as connection:
-            row = self._do.read_dataset.run(connection, of_id=dataset_id).first()
-        return dataset_rows.dataset_of(row) if row else None
+            return self._do.datasets.read(connection, dataset_id)
 
     def processes(self, kind: Kind, query: Query) -> Page:
         """See the port."""
@@ -322,7 +320,7 @@ class ContractStore:
     def datasets(self, query: CatalogQuery) -> Sequence[Dataset]:
         """See the port."""
         with self._database.reading() as connection:
-            return dataset_rows.page(connection, query)
+            return catalog_page(connection, query)
 
     def events(self, pid: str, *, after: int = 0) -> Sequence[Event]:
         """See the port."""

@@ -9,6 +9,8 @@ from sqlalchemy import Connection, Select, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from connector.storage.contract_rows import micros
+from connector.storage.direct import Direct
+from connector.storage.statements import Statement
 from connector.storage.tables_contracts import dataset_terms, datasets, policies
 from contracts.codec import dumps
 from contracts.messages import Offer
@@ -17,17 +19,7 @@ from contracts.processes import Dataset
 from policies.canonical import digest
 
 
-def one() -> "Select[Any]":
-    """Return the statement that reads the dataset ``of_id``."""
-    return _with_policy().where(datasets.c.id == bindparam("of_id"))
-
-
-def dataset_of(row: Any) -> Dataset:
-    """Return the dataset in a row of :func:`one`."""
-    return _dataset(row, {})
-
-
-def page(connection: Connection, query: CatalogQuery) -> Sequence[Dataset]:
+def catalog_page(connection: Connection, query: CatalogQuery) -> Sequence[Dataset]:
     """Return the datasets of a page in id order."""
     statement = _with_policy()
     for kind, value in (("keyword", query.keyword), ("format", query.format)):
@@ -49,34 +41,57 @@ def page(connection: Connection, query: CatalogQuery) -> Sequence[Dataset]:
     return [_dataset(row, rules) for row in (reversed(rows) if backwards else rows)]
 
 
-def put(connection: Connection, dataset: Dataset, now: datetime) -> None:
-    """Insert or replace a dataset, its terms and its policy."""
-    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    rules = {kind: list(entries) for kind, entries in dataset.offer.rules.items()}
-    name = digest(rules)
-    connection.execute(insert(policies).values(digest=name, body=dumps(rules)).on_conflict_do_nothing())
-    row = {
-        "id": dataset.id,
-        "title": dataset.title,
-        "offer_id": dataset.offer.id,
-        "policy_digest": name,
-        "body": dumps(_body(dataset)),
-        "words": "\n".join([dataset.title, dataset.description, *dataset.keywords]).lower(),
-        "updated_at": micros(now),
-    }
-    wanted = insert(datasets).values(row)
-    connection.execute(wanted.on_conflict_do_update(index_elements=["id"], set_={k: wanted.excluded[k] for k in row}))
-    connection.execute(delete(dataset_terms).where(dataset_terms.c.dataset_id == dataset.id))
-    terms = {("keyword", word) for word in dataset.keywords} | {("format", name) for name in dataset.formats}
-    if terms:
-        rows = [{"kind": kind, "value": value, "dataset_id": dataset.id} for kind, value in sorted(terms)]
-        connection.execute(dataset_terms.insert(), rows)
+class DatasetStatements:
+    """What reads and writes one dataset, for one database: a publication is a few statements per dataset."""
 
+    def __init__(self, way: Direct) -> None:
+        """Compile the statements."""
+        insert: Any = postgresql.insert if way.dialect.name == "postgresql" else sqlite.insert
+        self._read = Statement(_with_policy().where(datasets.c.id == bindparam("of_id")), way)
+        self._add_policy = Statement(
+            insert(policies).on_conflict_do_nothing(), way, columns=[column.name for column in policies.columns]
+        )
+        columns = [column.name for column in datasets.columns]
+        wanted = insert(datasets)
+        wanted = wanted.on_conflict_do_update(
+            index_elements=["id"], set_={name: wanted.excluded[name] for name in columns}
+        )
+        self._put = Statement(wanted, way, columns=columns)
+        self._drop_terms = Statement(delete(dataset_terms).where(dataset_terms.c.dataset_id == bindparam("of_id")), way)
+        self._add_term = Statement(
+            dataset_terms.insert(), way, columns=[column.name for column in dataset_terms.columns]
+        )
+        self._drop = Statement(delete(datasets).where(datasets.c.id == bindparam("of_id")), way)
 
-def remove(connection: Connection, dataset_id: str) -> bool:
-    """Delete a dataset; returns whether it was there."""
-    connection.execute(delete(dataset_terms).where(dataset_terms.c.dataset_id == dataset_id))
-    return connection.execute(delete(datasets).where(datasets.c.id == dataset_id)).rowcount == 1
+    def read(self, connection: Connection, dataset_id: str) -> Dataset | None:
+        """Return a dataset with its policy."""
+        row = self._read.run(connection, of_id=dataset_id).first()
+        return _dataset(row, {}) if row else None
+
+    def put(self, connection: Connection, dataset: Dataset, now: datetime) -> None:
+        """Insert or replace a dataset, its terms and its policy."""
+        rules = {kind: list(entries) for kind, entries in dataset.offer.rules.items()}
+        name = digest(rules)
+        self._add_policy.later(connection, digest=name, body=dumps(rules))
+        self._put.later(
+            connection,
+            id=dataset.id,
+            title=dataset.title,
+            offer_id=dataset.offer.id,
+            policy_digest=name,
+            body=dumps(_body(dataset)),
+            words="\n".join([dataset.title, dataset.description, *dataset.keywords]).lower(),
+            updated_at=micros(now),
+        )
+        self._drop_terms.later(connection, of_id=dataset.id)
+        terms = {("keyword", word) for word in dataset.keywords} | {("format", name) for name in dataset.formats}
+        for kind, value in sorted(terms):
+            self._add_term.later(connection, kind=kind, value=value, dataset_id=dataset.id)
+
+    def remove(self, connection: Connection, dataset_id: str) -> bool:
+        """Delete a dataset; returns whether it was there."""
+        self._drop_terms.later(connection, of_id=dataset_id)
+        return self._drop.run(connection, of_id=dataset_id).rowcount == 1
 
 
 def _with_policy() -> "Select[Any]":

@@ -21,6 +21,8 @@ from policies.canonical import sha256_hex
 
 _GOOD: Final = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK})
 _NO_SUCH_STATEMENT: Final = "26000"
+# A whole publication at once would stand in memory on both sides.
+_MOST_HELD: Final = 200
 _READERS: Final[Mapping[int, Callable[[bytes], Any]]] = {
     16: lambda value: value == b"t",
     20: int,
@@ -92,7 +94,11 @@ class _Statement:
         self._readers: list[Callable[[bytes], Any]] = []
 
     def later(self, connection: Connection, values: Values) -> None:
-        _state(connection).held.append((self, [_written(value) for value in values]))
+        state = _state(connection)
+        state.held.append((self, [_written(value) for value in values]))
+        if len(state.held) == _MOST_HELD:
+            batch, state.held = state.held, []
+            _sent(connection, state, batch)
 
     def run(self, connection: Connection, values: Values) -> Given:
         state = _state(connection)

@@ -70,7 +70,7 @@ def probe() -> None:
 
 
 def _count_statements() -> None:
-    for owner, name in ((Statement, "run"), (Statement, "later"), (datasets, "page")):
+    for owner, name in ((Statement, "run"), (Statement, "later"), (datasets, "catalog_page")):
         setattr(owner, name, counted("SQL", getattr(owner, name)))
 
 

@@ -381,6 +381,19 @@ def test_the_catalog_is_filtered_and_paged_in_both_directions(store):
     assert ids(keyword="knowledge tracing", format="FederatedTraining", after="urn:dataset:d1") == ["d3", "d5"]
 
 
+def test_many_datasets_are_published_in_one_transaction(store):
+    """A publication of hundreds is all there, each with its terms."""
+    published = [dataset(f"d{number:03}") for number in range(300)]
+
+    def work(uow):
+        for one in published:
+            uow.put_dataset(one, now=START)
+
+    store.run("test", work)
+    assert list(store.datasets(CatalogQuery(limit=1000))) == published
+    assert list(store.datasets(CatalogQuery(keyword="d250"))) == [published[250]]
+
+
 def test_a_dataset_is_replaced_with_its_terms_and_removed(store):
     """Publishing again replaces everything; withdrawing leaves nothing behind."""
     store.run("test", lambda uow: uow.put_dataset(dataset(), now=START))

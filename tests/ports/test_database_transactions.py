@@ -173,6 +173,24 @@ def test_a_hot_statement_that_fails_undoes_its_transaction(database_url: str) ->
     database.close()
 
 
+def test_a_thousand_statements_that_nobody_waits_for_are_all_done_or_none(database_url: str) -> None:
+    """However many are left for later, all are in the commit; one that fails among them undoes the rest."""
+    database = Database(database_url)
+    _numbers(database)
+    add, _ = _statements(database)
+
+    def work(transaction: Transaction, numbers: list[object]) -> None:
+        for number in numbers:
+            add.later(transaction.connection, n=number, s="a")
+
+    database.run("add", lambda tx: work(tx, [*range(1000)]))
+    assert database.run("count", _count) == 1000
+    with pytest.raises(Exception, match=r"(?i)invalid input|not supported"):
+        database.run("add", lambda tx: work(tx, [*range(300), [], *range(300)]))
+    assert database.run("count", _count) == 1000
+    database.close()
+
+
 def test_a_rollback_keeps_prepared_statements(database_url: str) -> None:
     """Statements stay prepared over somebody else's rollback, and are prepared anew where they were dropped."""
     database = Database(database_url)
