@@ -1,7 +1,11 @@
 """Negotiations and catalog pages between two connectors on this machine, on SQLite and PostgreSQL.
 
 Run: ``python -m tests.benchmarks.bench_dsp [--kind sqlite] [--only burst] [--burst 1000] [--finished 100000]``; the whole
-table stands once more at the end. Exits 3 when a bar is missed. Both connectors, the database and the client share the machine; the client's own time is not counted.
+table stands once more at the end. Exits 3 when a bar is missed. Both connectors, the database and the client share the
+machine; the client's own time is not counted.
+
+What is compared (catalogs of three sizes; a database with and without 100,000 finished negotiations) runs at once and is
+asked in turn, each warmed up before: a minute in which the machine is slower is then a minute of all.
 """
 
 import argparse
@@ -26,6 +30,8 @@ BARS = {"p50": 50.0, "p95": 100.0, "cpu": 25.0, "page": 20.0, "flat": 1.5}
 RATES = {"sqlite": 90.0, "postgresql": 75.0}
 _THREADS = 8
 _WARM = 40
+_WARM_PAGES = 20
+_TURNS = 10
 _FINISHED = "SELECT count(*) FROM dsp_processes WHERE kind = 'negotiation' AND state = 'FINALIZED' AND created_at >= ?"
 _ENDED = "SELECT count(*) FROM dsp_processes WHERE kind = 'negotiation' AND state = 'TERMINATED' AND created_at >= ?"
 
@@ -97,21 +103,26 @@ def _start(stage_: Stage, count: int) -> None:
             line.call("POST", "/management/negotiations", wanted(stage_))
 
 
-def pages(stage_: Stage, repeats: int) -> tuple[list[float], list[float], int]:
-    """Return milliseconds per request of the first and of the last catalog page, in turn, and the last page's size."""
+def pages(stages: Sequence[Stage], repeats: int) -> list[tuple[list[float], list[float], int]]:
+    """Return, of each stage, milliseconds per request of the first and of the last catalog page, and the latter's size.
+
+    Every stage and page is asked once before any is asked again.
+    """
     first = "/dsp/2025-1/catalog/request"
     body = {"@context": ["https://w3id.org/dspace/2025/1/context.jsonld"], "@type": "CatalogRequestMessage"}
-    took: tuple[list[float], list[float]] = ([], [])
-    with contextlib.closing(PeerLine(stage_)) as line:
-        last = f"{first}?page={_last_token(stage_)}"
-        size = len(json.loads(line.post(last, body)[1])["dataset"])
-        for turn in range(repeats + 5):
-            for path, times in zip((first, last), took, strict=True):
-                started = time.perf_counter()
-                line.post(path, body)
-                if turn >= 5:
-                    times.append((time.perf_counter() - started) * 1000)
-    return *took, size
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(contextlib.closing(PeerLine(one))) for one in stages]
+        lasts = [f"{first}?page={_last_token(one)}" for one in stages]
+        sizes = [len(json.loads(line.post(last, body)[1])["dataset"]) for line, last in zip(lines, lasts, strict=True)]
+        took: list[tuple[list[float], list[float]]] = [([], []) for _ in stages]
+        for turn in range(repeats + _WARM_PAGES):
+            for line, last, times in zip(lines, lasts, took, strict=True):
+                for path, into in zip((first, last), times, strict=True):
+                    started = time.perf_counter()
+                    line.post(path, body)
+                    if turn >= _WARM_PAGES:
+                        into.append((time.perf_counter() - started) * 1000)
+    return [(*times, size) for times, size in zip(took, sizes, strict=True)]
 
 
 def _last_token(stage_: Stage) -> str:
@@ -134,26 +145,65 @@ def opened(kind: str, *, datasets: int = 1, finished: int = 0, probe: bool = Fal
         yield found
 
 
-def measure_negotiations(found: Found, kind: str, args: argparse.Namespace, finished: int) -> dict[str, float]:
-    """Print latency, burst, processor time and a catalog's pages; returns them, each the better the smaller."""
-    label = f"with {finished:,} finished: " if finished else ""
-    with opened(kind, datasets=1000, finished=finished) as running:
-        times = negotiate(running, args.single)
-        median, tail = statistics.median(times), statistics.quantiles(times, n=20)[-1]
-        found.row(kind, f"{label}one negotiation, p50 of {args.single}", median, "ms", BARS["p50"])
-        found.row(kind, f"{label}one negotiation, p95", tail, "ms", BARS["p95"])
-        rate, offered, cpu = burst(running, args.burst)
-        found.row(kind, f"{label}burst of {args.burst}, all FINALIZED", rate, "/s", RATES[kind], at_least=True)
-        found.row(kind, f"{label}  started at", offered, "/s", None)
-        total = sum(cpu.values()) * 1000
-        found.row(kind, f"{label}CPU per negotiation, both and database", total, "ms", BARS["cpu"])
-        split = ", ".join(f"{part} {seconds * 1000:.1f}" for part, seconds in cpu.items())
-        print(f"{'':12}  of it: {split} ms; {load()}", flush=True)
-        first, last, _ = pages(running, args.pages)
-        ends = [statistics.median(times) for times in (first, last)]
-        found.row(kind, f"{label}catalog page of 100 of 1,000, first, p50", ends[0], "ms", BARS["page"])
-        found.row(kind, f"{label}catalog page of 100 of 1,000, last, p50", ends[1], "ms", BARS["page"])
-    return {"p50": median, "p95": tail, "burst": 1 / rate, "CPU": total, "first page": ends[0], "last page": ends[1]}
+@dataclasses.dataclass
+class Measured:
+    """What was found on one stage: single negotiations in milliseconds, bursts, and catalog pages in milliseconds."""
+
+    label: str
+    singles: list[float] = dataclasses.field(default_factory=list)
+    bursts: list[tuple[float, float, dict[str, float]]] = dataclasses.field(default_factory=list)
+    pages: tuple[list[float], list[float], int] = ([], [], 0)
+
+    def figures(self) -> dict[str, float]:
+        """Return the medians, each the better the smaller."""
+        return {
+            "p50": statistics.median(self.singles),
+            "p95": statistics.quantiles(self.singles, n=20)[-1],
+            "burst": 1 / statistics.median(rate for rate, _, _ in self.bursts),
+            "CPU": statistics.median(sum(cpu.values()) for _, _, cpu in self.bursts) * 1000,
+            "first page": statistics.median(self.pages[0]),
+            "last page": statistics.median(self.pages[1]),
+        }
+
+
+def measure_negotiations(found: Found, kind: str, args: argparse.Namespace, filled: Sequence[int]) -> None:
+    """Print latency, bursts, processor time and a catalog's pages, with so many finished negotiations each; then ratios."""
+    with contextlib.ExitStack() as stack:
+        stages = [stack.enter_context(opened(kind, datasets=1000, finished=count)) for count in filled]
+        measured = [Measured(label=f"with {count:,} finished: " if count else "") for count in filled]
+        pairs = list(zip(stages, measured, strict=True))
+        for one in stages:
+            burst(one, args.burst // 5)
+        for turn in range(_TURNS):
+            for one, into in pairs[:: 1 - turn % 2 * 2]:
+                into.singles += negotiate(one, args.single // _TURNS)
+        for turn in range(args.bursts):
+            for one, into in pairs[:: 1 - turn % 2 * 2]:
+                into.bursts.append(burst(one, args.burst))
+        for into, times in zip(measured, pages(stages, args.pages), strict=True):
+            into.pages = times
+    for into in measured:
+        _print(found, kind, into)
+    plain, *others = [into.figures() for into in measured]
+    for count, other in zip(filled[1:], others, strict=True):
+        for what, value in other.items():
+            found.row(kind, f"{what} with {count:,} finished by none", value / plain[what], "x", BARS["flat"])
+
+
+def _print(found: Found, kind: str, into: Measured) -> None:
+    values, label = into.figures(), into.label
+    found.row(kind, f"{label}one negotiation, p50 of {len(into.singles)}", values["p50"], "ms", BARS["p50"])
+    found.row(kind, f"{label}one negotiation, p95", values["p95"], "ms", BARS["p95"])
+    rates = [rate for rate, _, _ in into.bursts]
+    found.row(kind, f"{label}burst, all FINALIZED", 1 / values["burst"], "/s", RATES[kind], at_least=True)
+    found.row(kind, f"{label}  started at", statistics.median(offered for _, offered, _ in into.bursts), "/s", None)
+    found.row(kind, f"{label}CPU per negotiation, both and database", values["CPU"], "ms", BARS["cpu"])
+    split = ", ".join(
+        f"{part} {statistics.median(cpu[part] for _, _, cpu in into.bursts) * 1000:.1f}" for part in into.bursts[0][2]
+    )
+    print(f"{'':12}  bursts {', '.join(f'{rate:.1f}' for rate in rates)} /s; CPU {split} ms; {load()}", flush=True)
+    found.row(kind, f"{label}catalog page of 100 of 1,000, first, p50", values["first page"], "ms", BARS["page"])
+    found.row(kind, f"{label}catalog page of 100 of 1,000, last, p50", values["last page"], "ms", BARS["page"])
 
 
 def measure_parts(kind: str, args: argparse.Namespace) -> None:
@@ -177,14 +227,17 @@ def _parts(stage_: Stage) -> dict[str, float]:
 
 def measure_catalog(found: Found, kind: str, args: argparse.Namespace) -> None:
     """Print catalog pages of 100 from catalogs of three sizes."""
+    sizes = (100, 10_000, 100_000)
+    with contextlib.ExitStack() as stack:
+        stages = [stack.enter_context(opened(kind, datasets=size)) for size in sizes]
+        took = pages(stages, args.pages)
     medians = []
-    for size in (100, 10_000, 100_000):
-        with opened(kind, datasets=size) as running:
-            first, last, entries = pages(running, args.pages)
+    for size, (first, last, entries) in zip(sizes, took, strict=True):
         for name, times in (("first", first), ("last", last)):
             medians.append(statistics.median(times))
             found.row(kind, f"catalog page of {entries} of {size:,}, {name}, p50", medians[-1], "ms", BARS["page"])
     found.row(kind, "catalog, slowest p50 by fastest", max(medians) / min(medians), "x", BARS["flat"])
+    print(f"{'':12}  {load()}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -194,23 +247,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=["burst", "parts", "catalog", "finished"], action="append")
     parser.add_argument("--single", type=int, default=200)
     parser.add_argument("--burst", type=int, default=1000)
-    parser.add_argument("--pages", type=int, default=60)
+    parser.add_argument("--bursts", type=int, default=3)
+    parser.add_argument("--pages", type=int, default=150)
     parser.add_argument("--finished", type=int, default=100_000)
     args = parser.parse_args(arguments)
     found, chosen = Found(), args.only or ["burst", "parts", "catalog", "finished"]
     print(f"two connectors, their database and the client on one machine; {load()}")
     for kind in args.kind or RATES:
-        plain: dict[str, float] | None = None
-        if "burst" in chosen:
-            plain = measure_negotiations(found, kind, args, 0)
+        if "burst" in chosen or "finished" in chosen:
+            measure_negotiations(found, kind, args, (0, args.finished) if "finished" in chosen else (0,))
         if "parts" in chosen:
             measure_parts(kind, args)
-        if "finished" in chosen:
-            after = measure_negotiations(found, kind, args, args.finished)
-            if plain:
-                for what, value in after.items():
-                    label = f"{what} with {args.finished:,} finished by none"
-                    found.row(kind, label, value / plain[what], "x", BARS["flat"])
         if "catalog" in chosen:
             measure_catalog(found, kind, args)
     print(f"\nall of it ({load()}):\n" + "\n".join(found.lines))
