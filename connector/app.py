@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 
 from connector.http.access import PeerVerifier
-from connector.http.dsp_door import DspDoor
+from connector.http.door import Door
 from connector.http.health import Probe, health_router
 from connector.http.limits import BodyLimit
 from connector.http.problems import install_problem_handlers
@@ -86,7 +86,7 @@ def create_app(settings: Settings, wiring: Wiring) -> FastAPI:
     install_problem_handlers(app)
     for kind, handler in wiring.handlers:
         app.add_exception_handler(kind, handler)
-    app.add_middleware(DspDoor, routes=[route for router in wiring.routers for route in router.routes])
+    app.add_middleware(Door, routes=[route for router in wiring.routers for route in router.routes])
     app.add_middleware(StorableTexts)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLog, metrics=wiring.metrics)

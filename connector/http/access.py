@@ -1,7 +1,7 @@
 """Dependencies of routes: who is calling, and may they."""
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Protocol
+import dataclasses
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
@@ -32,26 +32,34 @@ def require_peer(request: Request, _documented: Annotated[object, Security(_PEER
     return verifier.verify(request.headers.get("authorization"))
 
 
-def require_scope(scope: str) -> Callable[..., Coroutine[Any, Any, OperatorIdentity]]:
-    """Return a dependency that gives the operator who sent this request, if it holds ``scope``.
+@dataclasses.dataclass(frozen=True)
+class Scoped:
+    """A dependency that gives the operator who sent a request, if it holds ``scope``."""
 
-    The dependency raises UnauthorizedError (401) or ForbiddenError (403).
-    """
+    scope: str
 
     # On the event loop: checking a token takes less time than handing it to a thread and back.
-    async def operator(
-        request: Request, _documented: Annotated[object, Security(_OPERATOR)] = None
+    async def __call__(
+        self, request: Request, _documented: Annotated[object, Security(_OPERATOR)] = None
     ) -> OperatorIdentity:
+        """See :meth:`check`."""
+        return self.check(request)
+
+    def check(self, request: Request) -> OperatorIdentity:
+        """Return the operator that sent this request.
+
+        Raises:
+            UnauthorizedError: it is nobody we know; answered with 401.
+            ForbiddenError: it does not hold the scope; answered with 403.
+        """
         verifier: OperatorVerifier = request.app.state.operators
         identity = verifier.verify(request.headers.get("authorization"))
-        identity.require(scope)
+        identity.require(self.scope)
         return identity
-
-    return operator
 
 
 Peer = Annotated[PeerIdentity, Depends(require_peer)]
-Reader = Annotated[OperatorIdentity, Depends(require_scope("read"))]
-Writer = Annotated[OperatorIdentity, Depends(require_scope("write"))]
-Admin = Annotated[OperatorIdentity, Depends(require_scope("admin"))]
-Auditor = Annotated[OperatorIdentity, Depends(require_scope("audit"))]
+Reader = Annotated[OperatorIdentity, Depends(Scoped("read"))]
+Writer = Annotated[OperatorIdentity, Depends(Scoped("write"))]
+Admin = Annotated[OperatorIdentity, Depends(Scoped("admin"))]
+Auditor = Annotated[OperatorIdentity, Depends(Scoped("audit"))]

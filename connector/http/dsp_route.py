@@ -52,7 +52,7 @@ class DspRoute(APIRoute):
         return serve
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler for what comes through the app's routing (messages come through ``dsp_door``)."""
+        """Return the handler for what comes through the app's routing (messages come through ``door``)."""
         serve = self.server()
         lane = anyio.CapacityLimiter(AT_ONCE)
 
@@ -60,15 +60,14 @@ class DspRoute(APIRoute):
             try:
                 body = await request.body()
             except HTTPException as error:
-                return refused(request, error)
+                return self.refused(request, error)
             return await anyio.to_thread.run_sync(serve, request, body, limiter=lane)
 
         return handle
 
-
-def refused(request: Request, error: HTTPException) -> Response:
-    """Return the typed answer to a request that was stopped before its body was read."""
-    return _error(request, error.status_code, "refused", str(error.detail))
+    def refused(self, request: Request, error: HTTPException) -> Response:
+        """Return the typed answer to a request that was stopped before its body was read."""
+        return _error(request, error.status_code, "refused", str(error.detail))
 
 
 def _arguments(request: Request, names: frozenset[str], body: bytes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from connector.http.access import require_scope
+from connector.http.access import Scoped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def health_router(probes: Sequence[Probe], metrics: CollectorRegistry) -> APIRou
         well = all(found[probe.name] == "ok" for probe in probes if probe.required)
         return JSONResponse({"status": "ready" if well else "not-ready", "parts": found}, 200 if well else 503)
 
-    @router.get("/metrics", dependencies=[Depends(require_scope("read"))], response_class=Response)
+    @router.get("/metrics", dependencies=[Depends(Scoped("read"))], response_class=Response)
     def prometheus() -> Response:
         """Return the process's counters in Prometheus' text format; they are for operators, so it needs a token."""
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)

@@ -23,6 +23,7 @@ from connector.http.contract_views import (
     problems,
 )
 from connector.http.datasets import known_peer
+from connector.http.operator_route import OperatorRoute
 from contracts import ports
 from contracts.errors import UnknownProcessError
 from contracts.messages import Offer
@@ -68,7 +69,6 @@ def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRo
     router = APIRouter(prefix="/management", tags=["negotiations"])
     desk = service.negotiations
 
-    @router.post("/negotiations", status_code=201)
     def start(_operator: Writer, body: NegotiationBody) -> NegotiationView:
         """Start a negotiation: ask for a peer's dataset, or offer one of ours to it."""
         with problems():
@@ -78,6 +78,8 @@ def negotiations_router(service: ContractService, peers: PeerDirectory) -> APIRo
             if body.role is Role.PROVIDER:
                 return NegotiationView.of(desk.offer(counterparty, body.dataset_id, offer))
             return NegotiationView.of(desk.request(counterparty, _wanted(service, peer, body.dataset_id, offer)))
+
+    router.add_api_route("/negotiations", start, methods=["POST"], status_code=201, route_class_override=OperatorRoute)
 
     @router.get("/negotiations")
     def negotiations(_operator: Reader, query: Annotated[ports.Query, Depends(negotiation_query)]) -> NegotiationPage:

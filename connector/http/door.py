@@ -1,0 +1,93 @@
+"""The short way to the routes that begin and carry negotiations: past the framework's routing and dependency solving.
+
+The routes are the same objects that stand in the app and in the OpenAPI document; whatever this door does not know, or
+a route will not answer the short way, goes on to the app. Source of the protocol's routes: DSP 2025-1, the HTTPS
+bindings.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from fastapi import Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from connector.drivers.wire import DSP_PATH
+from connector.http.dsp_route import AT_ONCE, DspRoute
+from connector.http.lane import Lane
+from connector.http.operator_route import OperatorRoute
+
+# An operator's request may have to ask a peer first: those that wait must not keep the protocol's messages waiting.
+_OPERATORS_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Way:
+    pattern: re.Pattern[str]
+    route: DspRoute | OperatorRoute
+    serve: Callable[[Request, bytes], Response | None]
+    lane: Lane
+
+
+class Door:
+    """ASGI middleware: serve POSTs to the protocol's and to operators' short routes, each in one turn of one thread."""
+
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
+        """Wrap ``app``; of ``routes`` those that can be served here are."""
+        self._app = app
+        # More threads at once only wait for each other and keep more database connections busy.
+        lanes: Mapping[type, Lane] = {DspRoute: Lane(AT_ONCE), OperatorRoute: Lane(_OPERATORS_AT_ONCE)}
+        taking = [
+            _Way(pattern=route.path_regex, route=route, serve=route.server(), lane=lanes[type(route)])
+            for route in routes
+            if isinstance(route, DspRoute | OperatorRoute) and "POST" in (route.methods or ())
+        ]
+        self._messages = [way for way in taking if isinstance(way.route, DspRoute)]
+        self._commands = {way.route.path: way for way in taking if isinstance(way.route, OperatorRoute)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request or pass it on."""
+        if scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path"):
+            way, scope["path_params"] = self._way(scope["path"])
+            if way is not None:
+                scope["route"] = way.route
+                request = Request(scope, receive)
+                answer: Response | None
+                body = b""
+                try:
+                    body = await request.body()
+                    answer = await way.lane.run(way.serve, request, body)
+                except HTTPException as error:
+                    answer = way.route.refused(request, error)
+                except ClientDisconnect:
+                    # Nobody hears the answer; the log has it.
+                    answer = Response(status_code=400)
+                if answer is not None:
+                    await answer(scope, receive, send)
+                    return
+                receive = _once_more(body, receive)
+        await self._app(scope, receive, send)
+
+    def _way(self, path: str) -> tuple[_Way | None, dict[str, str]]:
+        if not path.startswith(DSP_PATH):
+            return self._commands.get(path), {}
+        for way in self._messages:
+            found = way.pattern.match(path)
+            if found is not None:
+                return way, found.groupdict()
+        return None, {}
+
+
+def _once_more(body: bytes, receive: Receive) -> Receive:
+    """Return what gives a body that was read already, and then what follows it."""
+    waiting = [body]
+
+    async def given() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return given
