@@ -11,10 +11,10 @@ an attempt that was not made, so that a process ends in the same time whether it
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from contracts import agreement, negotiation, reconciliation, replies, transfer
@@ -31,6 +31,8 @@ from contracts.states import NegotiationState, Role
 from contracts.transfers import TransferState
 
 T = TypeVar("T")
+# Gives a process's next row, leased, if there is one: once the transaction is committed.
+Following: TypeAlias = Callable[[], OutboxRow | None]
 
 # Answers after which the same message may still be taken later.
 NOT_YET: Final = frozenset({401, 403, 404, 408, 409, 425, 429})
@@ -175,7 +177,8 @@ class DeliveryService:
 
     def _finished(self, batch: Sequence[Taken]) -> list[OutboxRow]:
         try:
-            return self.store.run("outbox.sent", lambda uow: self._finish(uow, batch))
+            following = self.store.run("outbox.sent", lambda uow: self._finish(uow, batch))
+            return [row for known in following if (row := known()) is not None]
         except Exception:
             if len(batch) == 1:
                 raise
@@ -186,21 +189,19 @@ class DeliveryService:
                 found += self._finished([one])
         return found
 
-    def _finish(self, uow: UnitOfWork, batch: Sequence[Taken]) -> list[OutboxRow]:
-        """Write that messages were taken; return their processes' next rows, leased."""
+    def _finish(self, uow: UnitOfWork, batch: Sequence[Taken]) -> list[Following]:
+        """Write that messages were taken; return who knows their processes' next rows, leased."""
         # First what locks processes, as everybody does.
         for one in batch:
             if one.peer_pid is not None:
                 uow.learn_peer_pid(one.row.pid, one.peer_pid)
         for one in batch:
             uow.finish(one.row, at=self.recorder.clock(), answer_status=one.status)
-        return [following for one in batch if (following := self._next(uow, one.row)) is not None]
+        return [self._next(uow, one.row) for one in batch]
 
-    def _next(self, uow: UnitOfWork, row: OutboxRow) -> OutboxRow | None:
+    def _next(self, uow: UnitOfWork, row: OutboxRow) -> Following:
         lease, now = self.recorder.doorbell.lease, self.recorder.clock()
-        # What is due is judged when the row is in hand: whoever wrote it may have kept us waiting.
-        clock = self.recorder.clock
-        return uow.lease_next(row.pid, lease=lease, now=clock, until=self._until(now)) if lease else None
+        return uow.lease_next(row.pid, lease=lease, now=now, until=self._until(now)) if lease else _nothing
 
     def _again(
         self, row: OutboxRow, answer: PeerAnswer | None, *, said: str = _SILENT, silent: bool = False
@@ -279,7 +280,7 @@ class DeliveryService:
         process = self._process(row)
         peer_state = self._peer_state(process) if process else None
 
-        def work(uow: UnitOfWork) -> OutboxRow | None:
+        def work(uow: UnitOfWork) -> Following:
             found: Process | None = (
                 uow.negotiation(row.pid, lock=True)
                 if row.kind is Kind.NEGOTIATION
@@ -287,7 +288,7 @@ class DeliveryService:
             )
             if found is None:
                 self._settle(uow, row, OutboxStatus.DEAD, answer)
-                return None
+                return _nothing
             tired = row.attempts >= self.retry.attempts
             refused = (
                 answer is not None and answer.status not in NOT_YET and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
@@ -295,7 +296,7 @@ class DeliveryService:
             verdict = reconciliation.judge(found, peer_state, step=row.step, refused=refused, tired=tired)
             return self._apply(uow, row, found, verdict, answer, peer_state)
 
-        return self.store.run("outbox.reconcile", work)
+        return self.store.run("outbox.reconcile", work)()
 
     def _apply(
         self,
@@ -305,7 +306,7 @@ class DeliveryService:
         verdict: Verdict,
         answer: PeerAnswer | None,
         peer_state: str | None,
-    ) -> OutboxRow | None:
+    ) -> Following:
         reason = self._reason(row, process, answer, peer_state)
         match verdict:
             case Verdict.ARRIVED:
@@ -313,17 +314,17 @@ class DeliveryService:
                 return self._next(uow, row)
             case Verdict.WAIT:
                 self._put_off(uow, row, answer)
-                return None
+                return _nothing
             case Verdict.GIVE_UP:
                 self._settle(uow, row, OutboxStatus.DEAD, answer)
                 return self._next(uow, row)
             case Verdict.ADOPT | Verdict.TERMINATE:
                 if not self._settle(uow, row, OutboxStatus.DEAD, answer):
-                    return None
+                    return _nothing
                 uow.drop_queued(row.pid)
                 silent = verdict is Verdict.ADOPT or (is_first(row) and process.peer_pid is None)
                 self._end(uow, process, peer_state if verdict is Verdict.ADOPT else None, reason, silent=silent)
-                return None
+                return _nothing
 
     def _end(self, uow: UnitOfWork, process: Process, state: str | None, reason: str, *, silent: bool) -> None:
         now = self.recorder.clock()
@@ -367,6 +368,10 @@ class DeliveryService:
             said = f"answered {answer.status}: {': '.join(part for part in (code, words) if part)}"
         where = f"; the peer is in {peer_state}, we were in {process.state}" if peer_state else ""
         return f"{row.step} was not taken after {row.attempts} attempts: the peer {said}{where}"
+
+
+def _nothing() -> None:
+    """Say that no row follows."""
 
 
 def is_first(row: OutboxRow) -> bool:

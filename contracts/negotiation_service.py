@@ -70,7 +70,7 @@ class NegotiationService:
             opened = negotiation.opened_by_peer(message, pid=pid, counterparty=peer, now=now)
             outcomes, act_at = self._advance(uow, opened)
             self.recorder.write(uow, outcomes, new=True, act_at=act_at)
-            uow.receive(receipt(pid, envelope, message.step, now))
+            uow.begin(receipt(pid, envelope, message.step, now))
             return answer(opened.value, created=True)
 
         return self.store.run("negotiation.open", work)
@@ -87,10 +87,12 @@ class NegotiationService:
         message: NegotiationMessage = envelope.message  # type: ignore[assignment] # the codec was asked for these only
 
         def work(uow: UnitOfWork) -> Answer:
-            current = require_party(uow.negotiation(pid, lock=True), caller, "negotiation")
+            came = receipt(pid, envelope, message.step, self.recorder.clock())
+            found, earlier = uow.meet(Kind.NEGOTIATION, came)
+            current = require_party(found if isinstance(found, Negotiation) else None, caller, "negotiation")
             now = self.recorder.clock()
             legal = states.is_legal(current.role.other, current.state, message.step)
-            again = repeated_later(uow, current, envelope, message.step, legal=legal, now=now)
+            again = repeated_later(current, earlier, envelope, message.step, legal=legal)
             if again is not None:
                 return again
             current = dataclasses.replace(current, counterparty=as_last_seen(current.counterparty, caller))

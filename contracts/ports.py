@@ -207,7 +207,10 @@ class UnitOfWork(Protocol):
         ...
 
     def add(self, process: Process, *, act_at: datetime | None) -> None:
-        """Insert a process; ``act_at`` is when its behaviour is due."""
+        """Insert a process; ``act_at`` is when its behaviour is due.
+
+        Where another transaction was first, this one is run again at its end.
+        """
         ...
 
     def save(self, process: Process, *, act_at: datetime | None) -> None:
@@ -222,6 +225,17 @@ class UnitOfWork(Protocol):
         """Lock a process whose behaviour is due and put it off to ``until``; returns it with when it was due."""
         ...
 
+    def meet(self, kind: Kind, receipt: Receipt) -> tuple[Process | None, Receipt | None]:
+        """Lock the process that a message is for and record the message, as :meth:`receive` does.
+
+        Whoever then refuses the message raises, so that nothing stays.
+        """
+        ...
+
+    def begin(self, receipt: Receipt) -> None:
+        """Record the message that began a process added in this transaction."""
+        ...
+
     def receive(self, receipt: Receipt) -> Receipt | None:
         """Record a message. Returns ``None`` when it is new, else the record of the same id that was there before."""
         ...
@@ -230,8 +244,11 @@ class UnitOfWork(Protocol):
         """Append to a process's history."""
         ...
 
-    def enqueue(self, row: OutboxRow, *, lease: str | None, lease_until: datetime) -> OutboxRow:
-        """Append to the outbox; leased at once to ``lease`` unless an earlier row of the process still waits."""
+    def enqueue(self, row: OutboxRow, *, lease: str | None, lease_until: datetime) -> Callable[[], OutboxRow]:
+        """Append to the outbox; leased at once to ``lease`` unless an earlier row of the process still waits.
+
+        What is returned gives the row as it was appended, once the transaction is committed.
+        """
         ...
 
     def drop_queued(self, pid: str) -> None:
@@ -264,8 +281,11 @@ class UnitOfWork(Protocol):
         """Let what is queued for a peer, and in nobody's hands, fall due at ``until`` at the earliest."""
         ...
 
-    def lease_next(self, pid: str, *, lease: str, now: Clock, until: datetime) -> OutboxRow | None:
-        """Lease the first queued row of a process if it is due and free; ``now`` is asked when the row is in hand."""
+    def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> Callable[[], OutboxRow | None]:
+        """Lease the first queued row of a process if it is due and free; one that nobody has tried or put off is due.
+
+        What is returned gives the row, or ``None``, once the transaction is committed.
+        """
         ...
 
     def dataset(self, dataset_id: str) -> Dataset | None:
@@ -285,7 +305,10 @@ class UnitOfWork(Protocol):
         ...
 
     def add_agreement(self, record: AgreementRecord) -> None:
-        """Insert a concluded agreement; it is never changed afterwards."""
+        """Insert a concluded agreement; it is never changed afterwards.
+
+        An id that names another agreement already fails the transaction with a ConflictingRepeatError at its end.
+        """
         ...
 
     def on_commit(self, callback: Callable[[], None]) -> None:

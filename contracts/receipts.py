@@ -78,15 +78,14 @@ def repeated_first(
 
 
 def repeated_later(
-    uow: UnitOfWork,
     current: Process,
+    earlier: Receipt | None,
     envelope: Envelope,
     step: NegotiationStep | TransferStep,
     *,
     legal: bool,
-    now: datetime,
 ) -> Answer | None:
-    """Record a later message; return the answer to one that was taken before, ``None`` for a new one.
+    """Return the answer to a later message that was taken before (``earlier``), ``None`` to a new one.
 
     A message without an ``@id`` is known by its bytes only, and the same bytes may be meant twice (start, suspend,
     start): it counts as a repeat where the table does not allow it now.
@@ -94,7 +93,6 @@ def repeated_later(
     Raises:
         ConflictingRepeatError: its id was used before with other content.
     """
-    earlier = uow.receive(receipt(current.pid, envelope, step, now))
     if earlier is not None and (envelope.message_id is not None or not legal):
         return repeat(current, earlier, envelope, step)
     return None

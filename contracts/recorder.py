@@ -87,9 +87,12 @@ class Recorder:
             due_at=now,
             created_at=now,
         )
-        row = uow.enqueue(row, lease=self.doorbell.lease, lease_until=until)
+        appended = uow.enqueue(row, lease=self.doorbell.lease, lease_until=until)
+        uow.on_commit(lambda: self._ring(appended()))
+
+    def _ring(self, row: OutboxRow) -> None:
         if row.lease is not None:
-            uow.on_commit(lambda: self.doorbell.row(row))
+            self.doorbell.row(row)
 
 
 def path(message: Message, peer_pid: str | None) -> str:

@@ -69,7 +69,7 @@ class TransferService:
                 message, pid=self.recorder.ids(), dataset_id=record.agreement.target, counterparty=peer, now=now
             )
             self.recorder.write(uow, [opened], new=True, act_at=now)
-            uow.receive(receipt(opened.value.pid, envelope, message.step, now))
+            uow.begin(receipt(opened.value.pid, envelope, message.step, now))
             return answer(opened.value, created=True)
 
         return self.store.run("transfer.open", work)
@@ -89,10 +89,12 @@ class TransferService:
             self._require_restart(caller, pid)
 
         def work(uow: UnitOfWork) -> Answer:
-            current = require_party(uow.transfer(pid, lock=True), caller, "transfer")
+            came = receipt(pid, envelope, message.step, self.recorder.clock())
+            found, earlier = uow.meet(Kind.TRANSFER, came)
+            current = require_party(found if isinstance(found, Transfer) else None, caller, "transfer")
             now = self.recorder.clock()
             legal = transfers.is_legal(current.role.other, current.state, message.step)
-            again = repeated_later(uow, current, envelope, message.step, legal=legal, now=now)
+            again = repeated_later(current, earlier, envelope, message.step, legal=legal)
             if again is not None:
                 return again
             current = dataclasses.replace(current, counterparty=as_last_seen(current.counterparty, caller))

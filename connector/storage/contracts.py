@@ -20,14 +20,14 @@ from connector.storage.contract_rows import (
 )
 from connector.storage.database import Database, Transaction
 from connector.storage.datasets import DatasetStatements, catalog_page
-from connector.storage.direct import Direct
+from connector.storage.direct import Direct, duplicated
 from connector.storage.newest_first import newest_first
 from connector.storage.outbox import OutboxStatements
 from connector.storage.statements import Statement
 from connector.storage.stuck import undelivered
 from connector.storage.tables_contracts import agreements, events, processes, receipts
 from contracts.errors import ConflictingRepeatError
-from contracts.ports import CatalogQuery, Clock, Page, Query, UnitOfWork
+from contracts.ports import CatalogQuery, Page, Query, UnitOfWork
 from contracts.processes import (
     AgreementRecord,
     Dataset,
@@ -68,7 +68,7 @@ class ContractStatements:
             way,
         )
         columns = [column.name for column in processes.columns]
-        self.add = Statement(insert(processes).on_conflict_do_nothing(), way, columns=columns)
+        self.add = Statement(processes.insert().inline(), way, columns=columns)
         self.save = Statement(processes.update().where(p.pid == bindparam("of_pid")), way, columns=_CHANGING)
         self.put_off = Statement(processes.update().where(p.pid == bindparam("of_pid")), way, columns=("act_at",))
         self.learn = Statement(
@@ -87,7 +87,7 @@ class ContractStatements:
             select(receipts).where(r.pid == bindparam("of_pid"), r.message_id == bindparam("of_id")), way
         )
         self.add_agreement = Statement(
-            insert(agreements).on_conflict_do_nothing(), way, columns=[column.name for column in agreements.columns]
+            agreements.insert().inline(), way, columns=[column.name for column in agreements.columns]
         )
         self.read_agreement = Statement(select(agreements).where(agreements.c.id == bindparam("of_id")), way)
         self.datasets = DatasetStatements(way)
@@ -125,8 +125,7 @@ class SqlUnitOfWork:
 
     def add(self, process: Process, *, act_at: datetime | None) -> None:
         """See the port."""
-        if self._do.add.run(self._connection, **process_row(process, act_at)).rowcount != 1:
-            raise ProcessTakenError
+        self._do.add.later(self._connection, **process_row(process, act_at))
 
     def save(self, process: Process, *, act_at: datetime | None) -> None:
         """See the port."""
@@ -145,17 +144,21 @@ class SqlUnitOfWork:
         self._do.put_off.later(self._connection, of_pid=pid, act_at=micros(until))
         return process_of(row), time_of(row.act_at)
 
+    def meet(self, kind: Kind, receipt: Receipt) -> tuple[Process | None, Receipt | None]:
+        """See the port."""
+        found: list[Any] = []
+        self._do.lock.ask(self._connection, lambda result: found.append(result.first()), of_pid=receipt.pid)
+        earlier = self.receive(receipt)
+        row = found[0]
+        return (process_of(row) if row and row.kind == kind else None), earlier
+
+    def begin(self, receipt: Receipt) -> None:
+        """See the port."""
+        self._do.add_receipt.later(self._connection, **_receipt_row(receipt))
+
     def receive(self, receipt: Receipt) -> Receipt | None:
         """See the port."""
-        done = self._do.add_receipt.run(
-            self._connection,
-            pid=receipt.pid,
-            message_id=receipt.message_id,
-            digest=receipt.digest,
-            step=str(receipt.step),
-            received_at=micros(receipt.received_at),
-        )
-        if done.rowcount == 1:
+        if self._do.add_receipt.run(self._connection, **_receipt_row(receipt)).rowcount == 1:
             return None
         row = self._do.read_receipt.run(self._connection, of_pid=receipt.pid, of_id=receipt.message_id).one()
         return Receipt(
@@ -171,7 +174,7 @@ class SqlUnitOfWork:
         for event in events:
             self._do.add_event.later(self._connection, **event_row(event))
 
-    def enqueue(self, row: OutboxRow, *, lease: str | None, lease_until: datetime) -> OutboxRow:
+    def enqueue(self, row: OutboxRow, *, lease: str | None, lease_until: datetime) -> Callable[[], OutboxRow]:
         """See the port."""
         return self._do.outbox.enqueue(self._connection, row, lease, lease_until)
 
@@ -214,7 +217,7 @@ class SqlUnitOfWork:
         """See the port."""
         self._do.outbox.hold(self._connection, audience, until, now)
 
-    def lease_next(self, pid: str, *, lease: str, now: Clock, until: datetime) -> OutboxRow | None:
+    def lease_next(self, pid: str, *, lease: str, now: datetime, until: datetime) -> Callable[[], OutboxRow | None]:
         """See the port."""
         return self._do.outbox.lease_next(self._connection, pid, lease=lease, now=now, until=until)
 
@@ -236,9 +239,8 @@ class SqlUnitOfWork:
         return agreement_of(row) if row else None
 
     def add_agreement(self, record: AgreementRecord) -> None:
-        """See the port; an id that names another agreement already is refused."""
-        if self._do.add_agreement.run(self._connection, **agreement_row(record)).rowcount != 1:
-            raise ConflictingRepeatError("this agreement id names another agreement already")
+        """See the port."""
+        self._do.add_agreement.later(self._connection, **agreement_row(record))
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """See the port."""
@@ -263,7 +265,16 @@ class ContractStore:
         return self._once(name, work)
 
     def _once(self, name: str, work: Callable[[UnitOfWork], T]) -> T:
-        return self._database.run(name, lambda transaction: work(SqlUnitOfWork(transaction, self._do)))
+        try:
+            return self._database.run(name, lambda transaction: work(SqlUnitOfWork(transaction, self._do)))
+        except Exception as error:
+            # Nobody waits for these two INSERTs: that their key is taken shows when the transaction ends.
+            table = duplicated(error)
+            if table == processes.name:
+                raise ProcessTakenError from error
+            if table == agreements.name:
+                raise ConflictingRepeatError("this agreement id names another agreement already") from error
+            raise
 
     def negotiation(self, pid: str) -> Negotiation | None:
         """See the port."""
@@ -371,6 +382,16 @@ class ContractStore:
         with self._database.reading() as connection:
             rows = connection.execute(statement.order_by(c.act_at).limit(limit)).all()
         return [(Kind(row.kind), row.pid) for row in rows]
+
+
+def _receipt_row(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "pid": receipt.pid,
+        "message_id": receipt.message_id,
+        "digest": receipt.digest,
+        "step": str(receipt.step),
+        "received_at": micros(receipt.received_at),
+    }
 
 
 def _shared(query: Query, columns: Any) -> list[ColumnElement[bool]]:

@@ -3,12 +3,16 @@
 Text, whole numbers, floats, truth values and NULL only.
 """
 
+import re
 import sqlite3
 from collections import namedtuple
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 
 from sqlalchemy import Connection, Dialect
+
+_UNIQUE_VIOLATION: Final = "23505"
+_DUPLICATED: Final = re.compile(r"UNIQUE constraint failed: (\w+)\.")
 
 Values: TypeAlias = Sequence[Any]
 
@@ -28,6 +32,10 @@ class Prepared(Protocol):
 
     def later(self, connection: Connection, values: Values) -> None:
         """Execute before whatever comes next in this transaction; where it fails, that fails with its error."""
+        ...
+
+    def ask(self, connection: Connection, values: Values, heard: Callable[[Given], None]) -> None:
+        """As :meth:`later`; ``heard`` is told what it gave, at the latest when the transaction has been committed."""
         ...
 
 
@@ -113,6 +121,9 @@ class _SqliteStatement:
         driver: Any = connection.connection.dbapi_connection
         driver.execute(self.text, values)
 
+    def ask(self, connection: Connection, values: Values, heard: Callable[[Given], None]) -> None:
+        heard(self.run(connection, values))
+
 
 def direct(dialect: Dialect) -> Direct:
     """Return the shortest way to the kind of database that ``dialect`` is for."""
@@ -121,6 +132,17 @@ def direct(dialect: Dialect) -> Direct:
     from connector.storage.direct_postgresql import DirectPostgresql  # noqa: PLC0415 - only where this database is used
 
     return DirectPostgresql()
+
+
+def duplicated(error: BaseException) -> str | None:
+    """Return the table in which a key or another unique value was taken already, where that is what ``error`` says."""
+    if isinstance(error, sqlite3.IntegrityError):
+        found = _DUPLICATED.search(str(error))
+        return found[1] if found else None
+    if getattr(error, "sqlstate", None) != _UNIQUE_VIOLATION:
+        return None
+    table: str | None = error.diag.table_name  # type: ignore[attr-defined] # a psycopg.Error; it is imported only where used
+    return table
 
 
 def row_of(columns: Sequence[str]) -> Any:

@@ -33,12 +33,21 @@ _READERS: Final[Mapping[int, Callable[[bytes], Any]]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Held:
+    """A statement with its values, and who wants to hear what it gave."""
+
+    statement: "_Statement"
+    values: list[bytes | None]
+    heard: Callable[[Given], None] | None = None
+
+
 @dataclasses.dataclass
 class _State:
     """What we know of one connection: its prepared statements, and what is held back."""
 
     known: set[bytes] = dataclasses.field(default_factory=set)
-    held: list[tuple["_Statement", list[bytes | None]]] = dataclasses.field(default_factory=list)
+    held: list[_Held] = dataclasses.field(default_factory=list)
 
 
 class DirectPostgresql:
@@ -47,7 +56,7 @@ class DirectPostgresql:
     def __init__(self) -> None:
         """Take a dialect that writes places as ``$1``, as the server reads them."""
         self.dialect: Dialect = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy leaves it untyped
-        self._begin, self._commit = _Statement("BEGIN"), _Statement("COMMIT")
+        self._begin, self._commit = _Held(_Statement("BEGIN"), []), _Held(_Statement("COMMIT"), [])
 
     def prepare(self, text: str) -> Prepared:
         """See the protocol."""
@@ -55,7 +64,7 @@ class DirectPostgresql:
 
     def begin(self, connection: Connection, *, writing: bool) -> None:  # noqa: ARG002 - readers and writers do not wait for each other
         """See the protocol."""
-        _state(connection).held = [(self._begin, [])]
+        _state(connection).held = [self._begin]
 
     def flush(self, connection: Connection) -> None:
         """See the protocol."""
@@ -71,8 +80,8 @@ class DirectPostgresql:
     def commit(self, connection: Connection) -> None:
         """See the protocol."""
         state = _state(connection)
-        batch, state.held = [*state.held, (self._commit, [])], []
-        if len(batch) > 1 and batch[-2][0] is self._begin:
+        batch, state.held = [*state.held, self._commit], []
+        if len(batch) > 1 and batch[-2] is self._begin:
             # Nothing was done in this transaction.
             return
         result = _sent(connection, state, batch)
@@ -94,17 +103,19 @@ class _Statement:
         self._readers: list[Callable[[bytes], Any]] = []
 
     def later(self, connection: Connection, values: Values) -> None:
-        state = _state(connection)
-        state.held.append((self, [_written(value) for value in values]))
-        if len(state.held) == _MOST_HELD:
-            batch, state.held = state.held, []
-            _sent(connection, state, batch)
+        _hold(connection, _Held(self, [_written(value) for value in values]))
+
+    def ask(self, connection: Connection, values: Values, heard: Callable[[Given], None]) -> None:
+        _hold(connection, _Held(self, [_written(value) for value in values], heard))
 
     def run(self, connection: Connection, values: Values) -> Given:
         state = _state(connection)
-        batch = [*state.held, (self, [_written(value) for value in values])]
+        batch = [*state.held, _Held(self, [_written(value) for value in values])]
         state.held = []
-        result = _sent(connection, state, batch)
+        return self.given(_sent(connection, state, batch))
+
+    def given(self, result: Any) -> Given:
+        """Read a result of this statement."""
         columns = range(result.nfields)
         if not columns:
             return Given(([], result.command_tuples or 0))
@@ -131,17 +142,26 @@ def _state(connection: Connection) -> _State:
     return found
 
 
-def _sent(connection: Connection, state: _State, batch: Sequence[tuple[_Statement, list[bytes | None]]]) -> Any:
-    """Execute a batch in one turn and return the last result.
+def _hold(connection: Connection, held: _Held) -> None:
+    state = _state(connection)
+    state.held.append(held)
+    if len(state.held) == _MOST_HELD:
+        batch, state.held = state.held, []
+        _sent(connection, state, batch)
+
+
+def _sent(connection: Connection, state: _State, batch: Sequence[_Held]) -> Any:
+    """Execute a batch in one turn, tell whoever wants to hear a result, and return the last one.
 
     Raises:
         psycopg.Error: the first error; what stands behind it in the batch was not executed.
     """
     driver: Any = connection.connection.dbapi_connection
-    if len(batch) == 1 and batch[0][0].name in state.known:
-        result = driver.pgconn.exec_prepared(batch[0][0].name, batch[0][1])
+    if len(batch) == 1 and batch[0].statement.name in state.known:
+        results = [driver.pgconn.exec_prepared(batch[0].statement.name, batch[0].values)]
     else:
-        result = _piped(driver.pgconn, state, batch)
+        results = _piped(driver.pgconn, state, batch)
+    result = results[-1] if results else None
     if result is None:
         raise psycopg.OperationalError("the connection to the database was lost")
     if result.status not in _GOOD:
@@ -152,18 +172,22 @@ def _sent(connection: Connection, state: _State, batch: Sequence[tuple[_Statemen
             driver.pgconn.exec_(b"ROLLBACK")
             driver.pgconn.exec_(b"DEALLOCATE ALL")
         raise error
+    for held, found in zip(batch, results, strict=True):
+        if held.heard is not None:
+            held.heard(held.statement.given(found))
     return result
 
 
-def _piped(line: Any, state: _State, batch: Sequence[tuple[_Statement, list[bytes | None]]]) -> Any:
-    """Return the first result that is an error, else the last; ``None`` where the connection broke between."""
+def _piped(line: Any, state: _State, batch: Sequence[_Held]) -> list[Any]:
+    """Return the results up to the first that is an error; none where the connection broke between."""
     line.enter_pipeline_mode()
     new: list[bytes | None] = []
-    for statement, values in batch:
+    for held in batch:
+        statement = held.statement
         if statement.name not in state.known and statement.name not in new:
             line.send_prepare(statement.name, statement.text)
             new.append(statement.name)
-        line.send_query_prepared(statement.name, values)
+        line.send_query_prepared(statement.name, held.values)
         new.append(None)
     line.pipeline_sync()
     arrives = select.poll()
@@ -172,18 +196,20 @@ def _piped(line: Any, state: _State, batch: Sequence[tuple[_Statement, list[byte
         arrives.poll()
         line.consume_input()
     arrives.modify(line.socket, select.POLLIN)
-    found = None
+    found: list[Any] = []
     for name in new:
         result = _arrived(line, arrives)
         if result is None or _arrived(line, arrives) is not None:
-            return None
-        if found is None or found.status in _GOOD:
-            found = result
-            if name is not None and result.status in _GOOD:
-                state.known.add(name)
+            return []
+        if found and found[-1].status not in _GOOD:
+            continue
+        if name is None or result.status not in _GOOD:
+            found.append(result)
+        else:
+            state.known.add(name)
     ended = _arrived(line, arrives)
     if ended is None or ended.status != ExecStatus.PIPELINE_SYNC:
-        return None
+        return []
     line.exit_pipeline_mode()
     return found
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,9 +25,8 @@ from sqlalchemy.dialects import postgresql
 
 from connector.storage.contract_rows import maybe_micros, micros, outbox_of
 from connector.storage.direct import Direct
-from connector.storage.statements import Statement
+from connector.storage.statements import Result, Statement
 from connector.storage.tables_contracts import outbox
-from contracts.ports import Clock
 from contracts.processes import OutboxRow
 
 _COLUMNS = (
@@ -74,14 +73,7 @@ class OutboxStatements:
             way,
             columns=_SETTLED,
         )
-        self._first_of = Statement(
-            select(outbox)
-            .where(c.pid == bindparam("of_pid"), _waits(outbox))
-            .order_by(c.id)
-            .limit(1)
-            .with_for_update(),
-            way,
-        )
+        self._next = Statement(_leased_next(), way, columns=("lease", "lease_until"))
         self._due = Statement(
             select(outbox)
             .where(waits, first)
@@ -120,8 +112,19 @@ class OutboxStatements:
         )
         self._of = Statement(select(outbox).where(c.pid == bindparam("of_pid")).order_by(c.id), way)
 
-    def enqueue(self, connection: Connection, row: OutboxRow, lease: str | None, until: datetime) -> OutboxRow:
-        """Append a row; leased at once unless an earlier one of the process still waits."""
+    def enqueue(
+        self, connection: Connection, row: OutboxRow, lease: str | None, until: datetime
+    ) -> Callable[[], OutboxRow]:
+        """Append a row, leased at once unless an earlier one of the process still waits; returns who knows it then."""
+        found: list[OutboxRow] = []
+
+        def heard(result: Result) -> None:
+            added = result.one()
+            held = until if added.lease else None
+            found.append(
+                dataclasses.replace(row, id=added.id, lease=added.lease, lease_until=held, attempts=added.attempts)
+            )
+
         columns = {
             "pid": row.pid,
             "kind": row.kind.value,
@@ -135,10 +138,8 @@ class OutboxStatements:
             "created_at": micros(row.created_at),
         }
         wanted = {"wanted": lease, "wanted_until": micros(until) if lease else None, "tried": 1 if lease else 0}
-        added = self._insert.run(connection, of_pid=row.pid, **columns, **wanted).one()
-        return dataclasses.replace(
-            row, id=added.id, lease=added.lease, lease_until=until if added.lease else None, attempts=added.attempts
-        )
+        self._insert.ask(connection, heard, of_pid=row.pid, **columns, **wanted)
+        return lambda: found[0]
 
     def finish(self, connection: Connection, row: OutboxRow, at: datetime, answer_status: int) -> None:
         """Write that a message was taken if its lease still holds."""
@@ -163,16 +164,16 @@ class OutboxStatements:
         return self._settle.run(connection, **result).rowcount == 1
 
     def lease_next(
-        self, connection: Connection, pid: str, *, lease: str, now: Clock, until: datetime
-    ) -> OutboxRow | None:
-        """Lease a process's first queued row if it is due and free."""
-        found = self._first_of.run(connection, of_pid=pid).first()
-        if found is None:
-            return None
-        at = micros(now())
-        if found.due_at > at or (found.lease_until is not None and found.lease_until > at):
-            return None
-        return self._leased(connection, found, lease, until)
+        self, connection: Connection, pid: str, *, lease: str, now: datetime, until: datetime
+    ) -> Callable[[], OutboxRow | None]:
+        """Lease a process's first queued row if it is due and free; returns who knows it once that is committed."""
+        found: list[OutboxRow] = []
+
+        def heard(result: Result) -> None:
+            found.extend(outbox_of(row) for row in result.all())
+
+        self._next.ask(connection, heard, of_pid=pid, now=micros(now), lease=lease, lease_until=micros(until))
+        return lambda: found[0] if found else None
 
     def renew(self, connection: Connection, row: OutboxRow, until: datetime) -> bool:
         """Hold a row for longer if it is still leased as ``row`` says."""
@@ -237,6 +238,20 @@ def _result(row: OutboxRow, status: str, at: datetime, answer_status: int | None
 
 def _waits(table: Any) -> Any:
     return table.c.status.concat(_NO_INDEX) == _QUEUED
+
+
+def _leased_next() -> Any:
+    """Return the statement that leases the first row of a process which waits, if it is due and free.
+
+    A row that nobody has tried or put off is due whatever the time: whoever wrote it may have kept us waiting, and have
+    looked at the clock after us.
+    """
+    c = outbox.c
+    first = select(func.min(_earlier.c.id)).where(_earlier.c.pid == bindparam("of_pid"), _waits(_earlier))
+    due = or_(c.due_at <= bindparam("now"), c.due_at == c.created_at)
+    free = or_(c.lease_until.is_(None), c.lease_until <= bindparam("now"))
+    taken = outbox.update().where(c.id == first.scalar_subquery(), _waits(outbox), due, free)
+    return taken.values(attempts=c.attempts + literal_column("1")).returning(*c)
 
 
 def _appended() -> Any:

@@ -5,7 +5,7 @@ each execution costs more than the database does. Only statements whose text nev
 are the driver's own; ``Database.run`` knows them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -59,6 +59,13 @@ class Statement:
     def later(self, connection: Connection, **values: Any) -> None:
         """Execute before whatever comes next in this transaction, which fails with its error where it fails."""
         self._prepared.later(connection, self._placed(values))
+
+    def ask(self, connection: Connection, heard: Callable[[Result], None], /, **values: Any) -> None:
+        """Execute as :meth:`later`; ``heard`` is told the result, at the latest when the transaction is committed.
+
+        It must not refuse: what it is told may be final.
+        """
+        self._prepared.ask(connection, self._placed(values), lambda given: heard(Result(given)))
 
     def _placed(self, values: Mapping[str, Any]) -> list[Any]:
         defaults = self._defaults

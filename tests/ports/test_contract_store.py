@@ -12,7 +12,7 @@ from connector.storage.database import Database
 from connector.storage.migrate import upgrade
 from contracts.errors import ConflictingRepeatError, CursorError
 from contracts.messages import Agreement
-from contracts.ports import CatalogQuery, Query
+from contracts.ports import Query
 from contracts.processes import (
     AgreementRecord,
     Counterparty,
@@ -89,7 +89,7 @@ def _row(number: int = 1, pid: str = "urn:n:1", due=START) -> OutboxRow:
 
 
 def _enqueue(store: ContractStore, row: OutboxRow, lease: str | None = "me") -> OutboxRow:
-    return store.run("test", lambda uow: uow.enqueue(row, lease=lease, lease_until=SOON))
+    return store.run("test", lambda uow: uow.enqueue(row, lease=lease, lease_until=SOON))()
 
 
 AGREEMENT = Agreement(id="urn:a:1", target="urn:d", assigner="p", assignee="c", rules=rules(), timestamp="t")
@@ -145,6 +145,26 @@ def test_a_receipt_is_recorded_once(store):
     assert store.run("test", lambda uow: uow.receive(receipt)) is None
     other = dataclasses.replace(receipt, digest="b" * 64)
     assert store.run("test", lambda uow: uow.receive(other)) == receipt
+
+
+def test_a_process_is_met_with_its_message(store):
+    """One turn gives the process and whether the message came before; of a refused message nothing stays."""
+    receipt = Receipt(pid="urn:n:1", message_id="urn:m", digest="a" * 64, step="x", received_at=START)
+    meet = lambda uow, kind=Kind.NEGOTIATION: uow.meet(kind, receipt)  # noqa: E731
+
+    def refuse(uow):
+        assert uow.meet(Kind.NEGOTIATION, receipt) == (_negotiation(), None)
+        raise LookupError
+
+    store.run("test", lambda uow: uow.add(_negotiation(), act_at=None))
+    with pytest.raises(LookupError):
+        store.run("test", refuse)
+    assert store.run("test", meet) == (_negotiation(), None)
+    assert store.run("test", meet) == (_negotiation(), receipt)
+    assert store.run("test", lambda uow: uow.meet(Kind.TRANSFER, receipt)) == (None, receipt)
+    store.run("test", lambda uow: uow.begin(dataclasses.replace(receipt, pid="urn:n:2")))
+    unknown = dataclasses.replace(receipt, pid="urn:n:2")
+    assert store.run("test", lambda uow: uow.meet(Kind.NEGOTIATION, unknown)) == (None, unknown)
 
 
 def test_an_agreement_is_never_replaced(store):
@@ -249,10 +269,30 @@ def test_a_row_waits_behind_an_earlier_one_of_its_process(store):
     assert store.lease_due(lease="you", now=START, until=SOON, limit=10) == []
     settled = store.run("test", lambda uow: uow.settle(first, status="sent", at=START, answer_status=200, answer="ok"))
     assert settled
-    following = store.run("test", lambda uow: uow.lease_next("urn:n:1", lease="me", now=lambda: START, until=SOON))
+    following = store.run("test", lambda uow: uow.lease_next("urn:n:1", lease="me", now=START, until=SOON))()
     assert (following.id, following.attempts) == (second.id, 1)
     rows = store.deliveries("urn:n:1")
     assert [(row.status.value, row.last_status) for row in rows] == [("sent", 200), ("queued", None)]
+
+
+def test_the_next_row_is_leased_once_and_when_it_is_due(store):
+    """A fresh one is due by any clock; one in somebody's hands or put off is not, until its time comes."""
+
+    def following(lease, now):
+        return store.run("test", lambda uow: uow.lease_next("urn:n:1", lease=lease, now=now, until=SOON))()
+
+    assert following("me", START) is None
+    _enqueue(store, _row(), lease=None)
+    taken = following("me", START - timedelta(seconds=1))
+    assert (taken.lease, taken.lease_until, taken.attempts, taken.body) == ("me", SOON, 1, "{}")
+    assert following("you", START) is None
+    later = START + timedelta(seconds=5)
+    put_off = lambda uow: uow.settle(taken, status="queued", at=START, answer_status=None, answer="", due_at=later)  # noqa: E731
+    assert store.run("test", put_off)
+    assert following("you", START) is None
+    again = following("you", later)
+    assert (again.id, again.lease, again.attempts) == (taken.id, "you", 2)
+    assert following("me", SOON).attempts == 3
 
 
 def test_a_lease_that_ran_out_is_taken_over_and_the_late_result_is_refused(store):
@@ -365,48 +405,6 @@ def test_what_a_dead_process_was_asking_is_asked_at_once(store):
     assert len(store.due_behaviours(now=much_later, limit=10)) == 3
 
 
-def test_the_catalog_is_filtered_and_paged_in_both_directions(store):
-    """Keyword, format and text narrow; after and before cut pages in id order."""
-    for number in range(6):
-        published = dataset(f"d{number}", formats=("FederatedTraining",) if number % 2 else ("HttpData-PULL",))
-        store.run("test", lambda uow, d=published: uow.put_dataset(d, now=START))
-    ids = lambda **query: [d.id.removeprefix("urn:dataset:") for d in store.datasets(CatalogQuery(**query))]  # noqa: E731
-    assert ids() == ["d0", "d1", "d2", "d3", "d4", "d5"]
-    assert ids(format="HttpData-PULL") == ["d0", "d2", "d4"]
-    assert ids(keyword="d3") == ["d3"]
-    assert ids(text="RESPONSES IN D4") == ["d4"]
-    assert ids(text="100%") == []
-    assert ids(after="urn:dataset:d1", limit=2) == ["d2", "d3"]
-    assert ids(before="urn:dataset:d4", limit=2) == ["d2", "d3"]
-    assert ids(keyword="knowledge tracing", format="FederatedTraining", after="urn:dataset:d1") == ["d3", "d5"]
-
-
-def test_many_datasets_are_published_in_one_transaction(store):
-    """A publication of hundreds is all there, each with its terms."""
-    published = [dataset(f"d{number:03}") for number in range(300)]
-
-    def work(uow):
-        for one in published:
-            uow.put_dataset(one, now=START)
-
-    store.run("test", work)
-    assert list(store.datasets(CatalogQuery(limit=1000))) == published
-    assert list(store.datasets(CatalogQuery(keyword="d250"))) == [published[250]]
-
-
-def test_a_dataset_is_replaced_with_its_terms_and_removed(store):
-    """Publishing again replaces everything; withdrawing leaves nothing behind."""
-    store.run("test", lambda uow: uow.put_dataset(dataset(), now=START))
-    assert store.dataset(dataset().id) == dataset()
-    changed = dataclasses.replace(dataset(purpose=MARKETING), keywords=("new",), properties={"x": [1, {"y": 2}]})
-    store.run("test", lambda uow: uow.put_dataset(changed, now=START))
-    assert store.dataset(dataset().id) == changed
-    assert store.datasets(CatalogQuery(keyword="algebra")) == []
-    assert store.run("test", lambda uow: uow.remove_dataset(dataset().id)) is True
-    assert store.run("test", lambda uow: uow.remove_dataset(dataset().id)) is False
-    assert store.datasets(CatalogQuery()) == []
-
-
 def test_hot_statements_look_up_by_key(database):
     """On tables too young for statistics, each finds its rows by the index made for it, however many there are."""
     do = ContractStatements(database.way)
@@ -420,7 +418,7 @@ def test_hot_statements_look_up_by_key(database):
             "save",
             "learn",
             "_insert",
-            "_first_of",
+            "_next",
             "_due",
             "_settle",
             "_drop",
