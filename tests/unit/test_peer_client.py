@@ -1,6 +1,8 @@
 """The client for calls to other participants, against a real server that misbehaves on request."""
 
+import functools
 import gzip
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -195,3 +197,93 @@ def test_text_is_not_json(client: PeerClient, url: str) -> None:
         client.fetch_json(url + "/text")
     with pytest.raises(PeerAnswerError, match="302"):
         client.fetch_json(url + "/moved")
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ([_HEAD + b"content-length: 2\r\n\r\nhi"], (200, b"hi", "a")),
+        ([_HEAD + b"content-length: 2\r\n\r\n", b"h", b"i"], (200, b"hi", "a")),
+        ([_HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\nh\r\n", b"1\r\ni\r\n0\r\n\r\n"], (200, b"hi", "a")),
+        ([_HEAD + b"\r\nhi"], (200, b"hi", "a")),
+        ([b"HTTP/1.0 200 OK\r\n\r\nhi"], (200, b"hi", None)),
+        ([_HEAD + b"content-length: 0\r\nContent-Type: b\r\n\r\n"], (200, b"", "a, b")),
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], (204, b"", None)),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n" + _HEAD + b"content-length: 2\r\n\r\nhi"], (200, b"hi", "a")),
+        ([_HEAD + b"content-length: 2\r\n\r\nhi", _HEAD], (200, b"hi", "a")),
+        ([_HEAD + b"content-length: 3\r\n\r\nhi"], "closed the connection"),
+        ([_HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\nhi"], "closed the connection"),
+        ([_HEAD], "closed the connection"),
+        ([], "closed the connection"),
+        ([_HEAD + b"content-length: 1001\r\n\r\n"], "more than 1000 bytes"),
+        ([_HEAD + b"content-length: 1" + b"0" * 400 + b"\r\n\r\n"], "cannot be read"),
+        ([_HEAD + b"\r\n" + b"x" * 1001], "more than 1000 bytes"),
+        ([_HEAD + b"x: " + b"y" * 70_000], "cannot be read"),
+        ([b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"], "cannot be read"),
+        ([b"SSH-2.0-OpenSSH\r\n"], "cannot be read"),
+        ([b"\0" * 100], "cannot be read"),
+    ],
+)
+def test_answers_of_every_form_are_read_or_refused(answer: list[bytes], found: tuple[object, ...] | str) -> None:
+    """By length, in chunks, until the end of the line; what is cut off, too large or no HTTP is the peer's fault."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            said, _ = listening.accept()
+            with said:
+                said.recv(1 << 16)
+                for piece in answer:
+                    said.sendall(piece)
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+        client = PeerClient(issuer=_Issuer(), permits=lambda _: True)
+        ask = functools.partial(client.request, "POST", url, audience=None, content=b"{}", max_bytes=1000)
+        if isinstance(found, str):
+            with pytest.raises(PeerUnreachableError, match=found) as caught:
+                ask()
+            assert caught.value.whose == "peer"
+        else:
+            said = ask()
+            assert (said.status, said.body, said.headers.get("content-type")) == found
+        client.close()
+        thread.join()
+
+
+@pytest.mark.parametrize("sent", [{"x": "a\r\nauthorization: other"}, {"x\n": "a"}, {"x": "a\0"}])
+def test_a_header_cannot_bring_another(client: PeerClient, url: str, sent: dict[str, str]) -> None:
+    """Nothing is sent of a request whose header is more than one line."""
+    with pytest.raises(PeerAnswerError, match="cannot be read"):
+        client.request("POST", url + "/x", audience=None, content=b"", headers=sent)
+    with pytest.raises(PeerAnswerError, match="cannot be read"):
+        client.request("POST", url + "/a b", audience=None, content=b"")
+
+
+def test_a_line_on_which_too_much_came_is_not_kept(client: PeerClient) -> None:
+    """What a peer says unasked after its answer is nobody's answer: the next request has a line of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answers = [b"one", b"two"]
+
+        def serve() -> None:
+            for body in answers:
+                said, _ = listening.accept()
+                said.recv(1 << 16)
+                whole = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n"
+                said.sendall(whole + body + whole + b"bad")
+                kept.append(said)
+
+        kept: list[socket.socket] = []
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client = PeerClient(issuer=_Issuer(), permits=lambda _: True)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+        assert [client.request("GET", url, audience=None).body for _ in answers] == answers
+        thread.join()
+        client.close()
+        for said in kept:
+            said.close()
