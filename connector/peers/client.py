@@ -6,6 +6,7 @@ limited as a whole, and only addresses of known participants (or ones an operato
 
 import contextlib
 import dataclasses
+import functools
 import json
 import ssl
 import threading
@@ -297,15 +298,21 @@ class _StaleConnectionError(PeerUnreachableError):
 def below(url: str, address: str) -> bool:
     """Return whether ``url`` lies at or below the base URL ``address``: same scheme, host, port and path prefix."""
     try:
-        asked, base = urlsplit(url), urlsplit(address)
-        same = (asked.scheme, asked.hostname, _port(asked)) == (base.scheme, base.hostname, _port(base))
+        asked, (place, root) = urlsplit(url), _base(address)
+        same = (asked.scheme, asked.hostname, _port(asked)) == place
     except ValueError:
         return False
     if not same or asked.scheme not in {"http", "https"} or asked.username is not None or "\\" in url:
         return False
     segments = asked.path.replace("%2e", ".").replace("%2E", ".").split("/")
-    root = base.path.rstrip("/")
     return not {".", ".."} & set(segments) and (asked.path == root or asked.path.startswith(root + "/"))
+
+
+@functools.lru_cache(maxsize=1024)
+def _base(address: str) -> tuple[tuple[str, str | None, int], str]:
+    """Return what every URL below ``address`` begins with: scheme, host and port, and the path."""
+    base = urlsplit(address)
+    return (base.scheme, base.hostname, _port(base)), base.path.rstrip("/")
 
 
 def _port(parts: SplitResult) -> int:
