@@ -54,11 +54,10 @@ class Door:
             way, scope["path_params"] = self._way(scope["path"])
             if way is not None:
                 scope["route"] = way.route
-                request = Request(scope, receive)
+                request, body = Request(scope, receive), b""
                 answer: Response | None
-                body = b""
                 try:
-                    body = await request.body()
+                    body = await _read(receive)
                     answer = await way.lane.run(way.serve, request, body)
                 except HTTPException as error:
                     answer = way.route.refused(request, error)
@@ -79,6 +78,22 @@ class Door:
             if found is not None:
                 return way, found.groupdict()
         return None, {}
+
+
+async def _read(receive: Receive) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        ClientDisconnect: the caller hung up before its end.
+    """
+    pieces = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _once_more(body: bytes, receive: Receive) -> Receive:

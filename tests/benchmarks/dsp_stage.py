@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
-import http.client
 import json
 import os
 import shutil
 import sqlite3
+import ssl
 import sys
 import tempfile
 import time
@@ -18,6 +18,7 @@ import psycopg
 
 from connector.foundation import lay_foundation
 from connector.identity.files import read_text
+from connector.peers.lines import Lines
 from connector.settings import Settings
 from connector.storage.database import Database
 from tests.support.databases import Server, postgresql
@@ -85,24 +86,24 @@ def call(connector: Connector, method: str, path: str, body: object = None) -> A
 
 
 class Line:
-    """A kept connection of an operator."""
+    """A kept connection of an operator; as light as our own client, for it shares the machine with what is measured."""
 
     def __init__(self, connector: Connector) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", connector.settings.server.port, timeout=120)
+        self._address = connector.settings.server.public_url
         self._headers = {"authorization": f"Bearer {connector.token}", "content-type": "application/json"}
+        self._lines = Lines(ssl.create_default_context, connect_seconds=5.0)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Send one request and return the JSON answer."""
-        self._connection.request(method, path, None if body is None else json.dumps(body), self._headers)
-        answer = self._connection.getresponse()
-        said = answer.read()
-        if answer.status >= 300:
-            raise AssertionError(f"{method} {path}: {answer.status} {said[:300]!r}")
+        sent = None if body is None else json.dumps(body).encode()
+        status, said, _ = _exchanged(self._lines, method, self._address + path, sent, self._headers)
+        if status >= 300:
+            raise AssertionError(f"{method} {path}: {status} {said[:300]!r}")
         return json.loads(said)
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._lines.close()
 
 
 class PeerLine:
@@ -112,21 +113,27 @@ class PeerLine:
         foundation = lay_foundation(stage_.consumer.settings)
         self._issuer, self._audience = foundation.issuer, stage_.provider.id
         foundation.close()
-        self._connection = http.client.HTTPConnection("127.0.0.1", stage_.provider.settings.server.port, timeout=120)
+        self._address = stage_.provider.settings.server.public_url
+        self._lines = Lines(ssl.create_default_context, connect_seconds=5.0)
 
     def post(self, path: str, body: object) -> tuple[Mapping[str, str], bytes]:
         """Send a message and return the answer's headers (lower-case names) and body."""
         headers = {"authorization": self._issuer.authorization(self._audience), "content-type": "application/json"}
-        self._connection.request("POST", path, json.dumps(body), headers)
-        answer = self._connection.getresponse()
-        said = answer.read()
-        if answer.status != 200:
-            raise AssertionError(f"{path}: {answer.status} {said[:300]!r}")
-        return {name.lower(): value for name, value in answer.getheaders()}, said
+        sent = json.dumps(body).encode()
+        status, said, known = _exchanged(self._lines, "POST", self._address + path, sent, headers)
+        if status != 200:
+            raise AssertionError(f"{path}: {status} {said[:300]!r}")
+        return known, said
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._lines.close()
+
+
+def _exchanged(
+    lines: Lines, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+) -> tuple[int, bytes, Mapping[str, str]]:
+    return lines.exchange(method, url, body=body, headers=headers, seconds=120.0, max_bytes=8 << 20)
 
 
 class Rows:
