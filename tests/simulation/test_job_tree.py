@@ -319,7 +319,7 @@ def test_a_collector_that_dies_goes_on_where_it_was(ten: Federation, expected: s
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_wrong_copy_is_found_out_when_it_is_needed_and_costs_its_holder_alone(
-    ten: Federation, expected: str, lost: bool
+    ten: Federation, expected: str, *, lost: bool
 ) -> None:
     """Copies wait for their hash: a wrong one harms nothing while its first carrier lives, and then the next is taken."""
     job_id = ten.start(**ONE)
