@@ -4,12 +4,14 @@ Ogier du Terrail et al. 2022 (NeurIPS Datasets and Benchmarks), Fed-Heart-Diseas
 on 13 features, FedAvg over 15 rounds of 100 local steps, batches of 4, learning rate 0.001, seeds 42 to 46.
 """
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import save
 
 from connector.demo.plans import PlanOptions
@@ -32,23 +34,45 @@ BASE_PORT = 27240
 PUBLISHED = {"cleveland": 0.7308, "hungarian": 0.7191, "switzerland": 0.6500, "va": 0.6400}
 
 
+# The weights FLamby starts from, a fresh linear layer after seeding torch, printed for each seed of the command line.
+FIRST_WEIGHTS = """
+import json, sys, torch
+found = {}
+for seed in map(int, sys.argv[1:]):
+    torch.manual_seed(seed)
+    layer = torch.nn.Linear(13, 1)
+    found[seed] = [layer.weight.tolist(), layer.bias.tolist()]
+print(json.dumps(found))
+"""
+
+
 @pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+def drawing() -> Iterator["subprocess.Popen[bytes]"]:
+    """Start drawing the first weights: torch loads while the hospitals start."""
+    command = [sys.executable, "-c", FIRST_WEIGHTS, *map(str, SEEDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory, drawing: "subprocess.Popen[bytes]") -> Iterator[Space]:
+    assert drawing.poll() is None
     data = shared_data("heart-disease")
     with space(tmp_path_factory.mktemp("h"), data=data, refuse_share=0.0, base_port=BASE_PORT) as running:
         yield running
 
 
-def first_weights(seed: int) -> bytes:
-    """Return the weights FLamby starts from: a fresh linear layer after seeding torch."""
-    torch.manual_seed(seed)
-    layer = torch.nn.Linear(13, 1)
-    weight, bias = layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
-    return save({"linear.weight": weight, "linear.bias": bias})
+@pytest.fixture(scope="module")
+def first_weights(hospitals: Space, drawing: "subprocess.Popen[bytes]") -> dict[int, bytes]:
+    """Return the weights FLamby starts from, by seed."""
+    assert hospitals.stage.schools
+    drawn = json.loads(drawing.communicate()[0])
+    arrays = {seed: [np.array(part, dtype=np.float32) for part in drawn[str(seed)]] for seed in SEEDS}
+    return {seed: save({"linear.weight": weight, "linear.bias": bias}) for seed, (weight, bias) in arrays.items()}
 
 
 @pytest.fixture(scope="module")
-def jobs(hospitals: Space) -> dict[tuple[int, str], tuple[str, bytes]]:
+def jobs(hospitals: Space, first_weights: dict[int, bytes]) -> dict[tuple[int, str], tuple[str, bytes]]:
     """Return job id and final weights by seed and mode: secure sums for every seed, and clear ones for the first."""
     started = time.monotonic()
     wanted = [*((seed, "star") for seed in SEEDS), (SEEDS[0], "clear")]
@@ -58,7 +82,7 @@ def jobs(hospitals: Space) -> dict[tuple[int, str], tuple[str, bytes]]:
         if len(begun) - len(found) == SIDE_BY_SIDE:
             oldest = next(one for one in begun if one not in found)
             found[oldest] = finish(hospitals, begun[oldest])
-        begun[which] = begin(hospitals, *which)
+        begun[which] = begin(hospitals, *which, first_weights[which[0]])
     found |= {which: finish(hospitals, job_id) for which, job_id in begun.items() if which not in found}
     print(f"\n{len(found)} jobs of {ROUNDS} rounds in {time.monotonic() - started:.1f} s")
     return found
@@ -70,12 +94,12 @@ def finish(hospitals: Space, job_id: str) -> tuple[str, bytes]:
     return job_id, hospitals.model(job_id)
 
 
-def begin(hospitals: Space, seed: int, mode: str) -> str:
+def begin(hospitals: Space, seed: int, mode: str, first: bytes) -> str:
     """Begin the protocol and return the job's id once it trains. One seed also measures hospitals alone.
 
     A transfer is for the plan that its agreement named last: the next job may begin, the jobs then run side by side.
     """
-    weights = hospitals.ai.post_bytes("/management/weights", first_weights(seed))["sha256"]
+    weights = hospitals.ai.post_bytes("/management/weights", first)["sha256"]
     options = PlanOptions(
         seed=seed,
         initial_weights=weights,
@@ -110,13 +134,13 @@ def accuracy(hospitals: Space, school: School, job_id: str) -> float:
 
 
 def test_secure_sums_change_no_bit_of_the_model(
-    hospitals: Space, jobs: dict[tuple[int, str], tuple[str, bytes]]
+    hospitals: Space, jobs: dict[tuple[int, str], tuple[str, bytes]], first_weights: dict[int, bytes]
 ) -> None:
     """The same plan summed by seats and in the clear ends in the same bytes, and in the same measured sums."""
     secure_job, secure = jobs[SEEDS[0], "star"]
     clear_job, clear = jobs[SEEDS[0], "clear"]
     assert secure == clear
-    assert secure != first_weights(SEEDS[0])
+    assert secure != first_weights[SEEDS[0]]
     metrics = [hospitals.ai.get(f"/management/jobs/{job}")["rounds"][-1]["metrics"] for job in (secure_job, clear_job)]
     assert metrics[0] == metrics[1]
     assert metrics[0]["local"]["accuracy"] is not None

@@ -137,12 +137,12 @@ def space(
 ) -> Iterator[Space]:
     """Make and start a data space below ``root``, conclude the contracts and let the learners answer; stop it all."""
     stage = make_stage(root, data=data, count=count, seed=7, base_port=base_port, database_url=None, parameters={})
-    publish(stage)
     relays = {place.slug: _relay(place) for place in stage.places} if relayed else {}
     running = Running(broker=start_broker(stage.root / "broker", stage.broker_port))
     try:
         for place in stage.places:
             running.apis[place.slug] = _launch(stage, place, "serve", confined)
+        publish(stage)
         participants.wait_ready(stage.places, [running.apis[place.slug] for place in stage.places])
         for place in stage.places:
             running.workers[place.slug] = _launch(stage, place, "worker", confined)
