@@ -24,7 +24,7 @@ from contracts.catalog import page_token
 from tests.benchmarks import MISSED_BAR
 from tests.benchmarks.dsp_fill import fill_datasets, fill_finished, offer
 from tests.benchmarks.dsp_probe import PARTS
-from tests.benchmarks.dsp_stage import Line, PeerLine, Rows, Stage, load, stage
+from tests.benchmarks.dsp_stage import Line, PeerLine, Rows, Stage, load, pace, stage
 
 BARS = {"p50": 50.0, "p95": 100.0, "cpu": 25.0, "page": 20.0, "flat": 1.5}
 RATES = {"sqlite": 90.0, "postgresql": 75.0}
@@ -152,6 +152,7 @@ class Measured:
     label: str
     singles: list[float] = dataclasses.field(default_factory=list)
     bursts: list[tuple[float, float, dict[str, float]]] = dataclasses.field(default_factory=list)
+    paces: list[float] = dataclasses.field(default_factory=list)
     pages: tuple[list[float], list[float], int] = ([], [], 0)
 
     def figures(self) -> dict[str, float]:
@@ -179,6 +180,7 @@ def measure_negotiations(found: Found, kind: str, args: argparse.Namespace, fill
                 into.singles += negotiate(one, args.single // _TURNS)
         for turn in range(args.bursts):
             for one, into in pairs[:: 1 - turn % 2 * 2]:
+                into.paces.append(pace())
                 into.bursts.append(burst(one, args.burst))
         for into, times in zip(measured, pages(stages, args.pages), strict=True):
             into.pages = times
@@ -201,9 +203,14 @@ def _print(found: Found, kind: str, into: Measured) -> None:
     split = ", ".join(
         f"{part} {statistics.median(cpu[part] for _, _, cpu in into.bursts) * 1000:.1f}" for part in into.bursts[0][2]
     )
-    print(f"{'':12}  bursts {', '.join(f'{rate:.1f}' for rate in rates)} /s; CPU {split} ms; {load()}", flush=True)
+    print(f"{'':12}  bursts {_listed(rates)} /s; CPU {split} ms; {load()}")
+    print(f"{'':12}  a fixed loop before each: {_listed(into.paces)} ms of CPU", flush=True)
     found.row(kind, f"{label}catalog page of 100 of 1,000, first, p50", values["first page"], "ms", BARS["page"])
     found.row(kind, f"{label}catalog page of 100 of 1,000, last, p50", values["last page"], "ms", BARS["page"])
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
 
 
 def measure_parts(kind: str, args: argparse.Namespace) -> None:
