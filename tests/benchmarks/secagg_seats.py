@@ -1,7 +1,7 @@
 """Seats, inner groups and collector of a run: they take what comes through the pipe and never see a plain vector.
 
 The seats of a group share this process, so that memory and CPU printed are those of all m of them; a vector that
-several seats store is kept once and checked by each.
+several seats store is kept once, and checked by its first carrier.
 """
 
 import contextlib
