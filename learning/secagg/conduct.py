@@ -266,9 +266,10 @@ class _Desk:
         """
         group, facts = self._group(value), self._facts(value)
         signing = value.state is _S.SIGNING
-        said = facts.signed if signing else facts.holds
         wanted = name_of(value.proposed) if isinstance(value.proposed, InnerSet) else ""
-        rest = [c for c, seat in enumerate(group.seats) if said.get(seat.participant) != wanted]
+        unsigned = [c for c, seat in enumerate(group.seats) if facts.signed.get(seat.participant) != wanted]
+        lacking = [c for c in unsigned if facts.holds.get(group.seats[c].participant) != wanted]
+        rest = unsigned if signing else lacking
         if not rest:
             self._move(value, _E.SIGNED if signing else _E.HANDED_UP)
             return
@@ -284,8 +285,7 @@ class _Desk:
         if not signing or len(group.seats) - len(rest) < group.quorum:
             return
         # Who came to a seat meanwhile gets its children's shares while the other columns' sums go up already.
-        fresh = all(facts.holds.get(group.seats[column].participant) != wanted for column in rest)
-        if fresh or self._grace_is_over(value):
+        if lacking == unsigned or self._grace_is_over(value):
             self._move(self.rounds[value.group], _E.SIGNED)
 
     def _release_inner(self, value: GroupRound) -> None:

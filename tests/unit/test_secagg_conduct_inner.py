@@ -78,6 +78,16 @@ def test_nobody_signs_an_inner_set_before_everybody_holds_it():
     assert bench.step(1.5).actions == tuple(AskToSign(group="0", column=column) for column in range(3))
 
 
+def test_who_has_signed_holds_what_it_signed():
+    """A seat that signs where it was only asked what it lacks, as one of an earlier version does, is not asked for ever."""
+    bench = two_leaves()
+    bench.hold("0", 0, 1)
+    bench.sign("0", 2)
+    actions = bench.step(0.1).actions
+    assert bench.rounds["0"].state is S.SIGNING
+    assert actions == (AskToSign(group="0", column=0), AskToSign(group="0", column=1))
+
+
 def test_a_child_that_is_lost_while_its_shares_go_up_costs_itself_and_not_the_group():
     """A share lacks, its seat is gone, nobody can make it anew: the other leaf's sum is proposed, and nobody refuses."""
     bench = two_leaves()
