@@ -92,8 +92,8 @@ def order_release(
         verify_quorum(signable, list(body.get("statements") or ()), context=place.context, group=place.group)
     except SecureAggregationError as error:
         raise RefusedError(error.code, str(error)) from error
-    if place.column in blank and set(signable.contributors) - place.found.boxed:
-        return {"state": "WAITING", "missing": ["seeds"]}
+    if place.column in blank and (without := set(signable.contributors) - place.found.boxed):
+        return {"state": "WAITING", "missing": [f"seeds of {len(without)} contributors"]}
     order = {
         "set": proposed.to_json(),
         "statements": body["statements"],

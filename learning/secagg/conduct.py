@@ -35,6 +35,7 @@ from learning.secagg.inner import InnerSet
 from learning.secagg.sets import ContributorSet
 from learning.secagg.shares import ShareHeader
 from learning.tree import TOP, ExecutionTree
+from policies.canonical import digest
 
 _S, _E = GroupState, GroupEvent
 _OVER = (_S.COMPLETE, _S.LEFT_OUT)
@@ -209,8 +210,15 @@ class _Desk:
             )
             if column in value.blank and self._due(value.group, column, seat):
                 self.actions.append(self._reseal(value, column))
-            if seat in facts.unreachable or self._press(value.group, column, seat, order):
-                self._lose(self.rounds[value.group], column)
+            lacks = facts.missing.get(seat, ()) if column in value.blank else ()
+            if seat in facts.unreachable or self._press(value.group, column, seat, order, lacks=lacks):
+                value = self.rounds[value.group]
+                if lacks and self._answers(value, column, seat):
+                    # Whoever has those seeds is gone, and nobody else could be given them either.
+                    reason = f"the new seat of column {column} is not given all seeds"
+                    self._leave_out(value, _E.CANNOT_FINISH, reason)
+                else:
+                    self._lose(value, column)
                 return
 
     # An inner group: children, signatures, one share of every column.
@@ -360,26 +368,38 @@ class _Desk:
 
     # What both kinds share.
 
-    def _press(self, name: str, column: int, seat: str, action: Action) -> bool:
-        """Ask a seat for what it owes, unless it was asked a moment ago; True when it is to be given up."""
+    def _press(self, name: str, column: int, seat: str, action: Action, *, lacks: tuple[str, ...] = ()) -> bool:
+        """Ask a seat for what it owes, unless it was asked a moment ago; True when it is to be given up.
+
+        A seat that ``lacks`` what others owe it is given up sooner, but not while it gets more of it.
+        """
         value, patience = self.rounds[name], self.setting.patience
         what = f"{type(action).__name__} {action.to}" if isinstance(action, Resend) else type(action).__name__
         ask = value.asked.get(column)
-        if ask is None or ask.what != what:
+        if ask is None or ask.what.partition(",")[0] != what:
             ask = Ask(times=0, quiet=0, last=float("-inf"), what=what)
-        quiet = 0 if self._facts(value).heard.get(seat, float("-inf")) >= ask.last else ask.quiet
+        if lacks:
+            what = f"{what}, lacking {digest(list(lacks))}"
+        if ask.what != what:
+            ask = dataclasses.replace(ask, times=0, what=what)
+        quiet = 0 if self._answers(value, column, seat) else ask.quiet
         if self.now < ask.last + patience.again:
             self._wake(name, ask.last + patience.again)
             return False
         # Whoever others cannot reach either is asked once.
         silent = 1 if seat in self._facts(value).unreachable else patience.silent
-        if quiet >= silent or ask.times >= patience.stuck:
+        if quiet >= silent or ask.times >= (patience.silent if lacks else patience.stuck):
             return True
         self.actions.append(action)
         asked = {**value.asked, column: Ask(times=ask.times + 1, quiet=quiet + 1, last=self.now, what=what)}
         self.rounds[name] = _changed(value, asked=asked)
         self._wake(name, self.now + patience.again)
         return False
+
+    def _answers(self, value: GroupRound, column: int, seat: str) -> bool:
+        """Say whether a seat was heard since it was asked last."""
+        ask = value.asked.get(column)
+        return ask is not None and self._facts(value).heard.get(seat, float("-inf")) >= ask.last
 
     def _due(self, name: str, column: int, seat: str) -> bool:
         """Say whether a seat that replaced another should be sealed its seeds (again)."""

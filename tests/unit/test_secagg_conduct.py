@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,33 @@ def test_a_group_whose_column_is_empty_is_left_out():
     bench.know("0", unreachable=frozenset({"0-0"}))
     bench.step(0.1)
     assert "nobody is left in column 0" in str(bench.rounds["0"].reason)
+
+
+def short_of_seats(gone: tuple[int, ...]) -> Bench:
+    """Return a (4, 1) group that has lost three seats; one is replaced, unless they stored somebody's vector alone."""
+    bench = Bench(4, 1, ring=2)
+    bench.to_releasing("0")
+    for count in range(1, 4):
+        bench.know("0", unreachable=frozenset(f"{column}-0" for column in gone[:count]))
+        bench.step(0.0)
+    (living,) = set(range(4)) - set(gone)
+    bench.share("0", living)
+    return bench
+
+
+@pytest.mark.parametrize(("progress", "end"), [(False, 3.0), (True, None)])
+def test_a_new_seat_that_is_not_given_all_seeds_ends_its_group_unless_it_gets_more_of_them(progress, end):
+    """Whoever had the seeds is gone: two asks without progress, and the group is left out by name."""
+    bench = next(bench for gone in combinations(range(4), 3) if (bench := short_of_seats(gone)).rounds["0"].blank)
+    (column,) = bench.rounds["0"].blank
+    new, now = bench.tree.seat("0", column, 1), 0.0
+    while bench.rounds["0"].state is S.RELEASING and now < 8.0:
+        lacks = tuple(f"c{number}" for number in range(20 - int(now) if progress else 1))
+        bench.know("0", heard={new: now}, missing={new: lacks})
+        now += 1.0
+        bench.step(now)
+    if end is None:
+        assert bench.rounds["0"].state is S.RELEASING
+    else:
+        assert (now, bench.rounds["0"].state) == (end, S.LEFT_OUT)
+        assert "is not given all seeds" in str(bench.rounds["0"].reason)
