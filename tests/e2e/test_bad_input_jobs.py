@@ -47,11 +47,11 @@ def fir(federation: Space) -> School:
 
 def test_too_few_consents(federation: Space, tmp_path: Path) -> None:
     """A job whose floor is not met says who it waits for, never how many, and ends when its time is over."""
-    options = PlanOptions(rounds=2, min_contributors=3, cohort_floor=59, recruit_seconds=4)
+    options = PlanOptions(rounds=2, min_contributors=3, cohort_floor=59, recruit_seconds=12)
     job = ended(federation, job_id := federation.begin(federation.plan(options)))
     assert job["state"] == "FAILED"
     assert "0 of 3 contributors needed remain" in job["reason"]
-    assert "School fir: not ready after 4 s: waiting until enough learners consent" in job["reason"]
+    assert "School fir: not ready after 12 s: waiting until enough learners consent" in job["reason"]
     assert "School fir waits until enough learners consent" in [line["text"] for line in job["timeline"]]
     no_result(federation, job_id, tmp_path)
 

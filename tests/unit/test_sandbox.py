@@ -131,7 +131,7 @@ def _outcome(sandbox: Sandbox, folder: Path, name: str) -> str:
 
 def _sleep(sandbox: Sandbox, folder: Path) -> None:
     with pytest.raises(SandboxError):
-        act(sandbox, folder, "sleep", seconds=60.0)
+        act(sandbox, folder, "sleep", seconds=15.0)
 
 
 def test_steps_run_side_by_side(sandbox: Sandbox, tmp_path: Path) -> None:
