@@ -85,13 +85,14 @@ def receive_answers(
     group = (found.row.challenge or {"groups": {}})["groups"].get(name)
     if group is None or name != TOP or found.manifest.placement.seats.count(sender) != 1:
         raise UnknownError("no such challenge")
-    row = answers_row(node, sender, (job_id, number, attempt, name), body, len(group["shares"]))
+    row, data = answers_row(node, sender, (job_id, number, attempt, name), body, len(group["shares"]))
 
     def work(records: Records) -> None:
         # Held, so that of two last answers at once one sees the other.
         records.lock(Round, job_id, number, attempt)
         if not records.add(row):
             return
+        node.blobs.put(data, row.blob)
         if len(records.select(SketchAnswers, job_id, number, attempt, name)) == len(group["shares"]):
             records.enqueue("learning.finish_round", found.key, node.now())
 
@@ -272,10 +273,6 @@ def _keep(
     node: Node, attempt: Attempt, found: Mapping[tuple[str, int], Judgement], *, ring: bool = False
 ) -> dict[str, Any]:
     """Write findings down, each one once."""
-    blobs = {
-        place: None if one.evidence is None else node.blobs.put(canonical_json(dict(one.evidence)))
-        for place, one in found.items()
-    }
 
     def change(challenge: dict[str, Any]) -> dict[str, Any]:
         for (name, column), judgement in found.items():
@@ -284,7 +281,7 @@ def _keep(
                 value |= {
                     "finding": judgement.finding.value,
                     "reason": judgement.reason,
-                    "evidence": blobs[name, column],
+                    "evidence": judgement.evidence and node.blobs.put(canonical_json(dict(judgement.evidence))),
                 }
         return challenge
 

@@ -28,7 +28,7 @@ from learning.secagg.packing import RingVector
 from learning.secagg.sets import ContributorSet
 from learning.secagg.sketch import parts_of, sign_answer, sketch_of_masks, sketch_of_vectors
 from learning.tree import TOP
-from policies.canonical import canonical_json
+from policies.canonical import canonical_json, sha256_hex
 
 _AGAIN_SECONDS = 0.5
 _HEX_DIGITS, _HEX = 64, frozenset("0123456789abcdef")
@@ -116,18 +116,21 @@ def receive_answers(
     """Keep a seat's answers about the share that its group's seat in our column handed up to us.
 
     Raises:
-        UnknownError: we hold no share of that group, or the sender has no seat in it.
+        UnknownError: we hold no share of that group, or the sender has no seat in it, or the one that made the share.
         RefusedError: the answers are malformed.
     """
     place = _above(node, job_id, number, attempt, name)
     court_group = group_context(place.manifest, place.step, name)[0]
-    if court_group.seat_of(sender) is None:
+    # The word of whoever is in question must not fill a witness's place.
+    if court_group.seat_of(sender) in (None, place.column):
         raise UnknownError("no such seat")
-    row = answers_row(node, sender, (job_id, number, attempt, name), body, len(court_group.seats))
+    row, data = answers_row(node, sender, (job_id, number, attempt, name), body, len(court_group.seats))
 
     def work(records: Records) -> None:
         if not records.add(row):
             return
+        # Only now: answers that come a second time leave nothing behind.
+        node.blobs.put(data, row.blob)
         have = len(records.select(SketchAnswers, job_id, number, attempt, name))
         all_others = have >= len(court_group.seats) - 1
         due = node.now() if all_others else node.now() + _PATIENCE
@@ -138,8 +141,8 @@ def receive_answers(
 
 def answers_row(
     node: Node, sender: str, where: tuple[str, int, int, str], body: Mapping[str, Any], seats: int
-) -> SketchAnswers:
-    """Return the record of a seat's answers; the sketches are in a blob.
+) -> tuple[SketchAnswers, bytes]:
+    """Return the record of a seat's answers, and the bytes of its blob, which is not stored yet.
 
     Raises:
         RefusedError: they are malformed.
@@ -148,7 +151,8 @@ def answers_row(
     if not isinstance(answers, Mapping) or not all(isinstance(found, list) for found in answers.values()):
         raise RefusedError("bad-answers", "answers are signed sketches by column")
     job_id, number, attempt, name = where
-    return SketchAnswers(
+    data = canonical_json(dict(answers))
+    row = SketchAnswers(
         job_id=job_id,
         round=number,
         attempt=attempt,
@@ -157,8 +161,9 @@ def answers_row(
         at=node.now(),
         shares=challenge.shares,
         nonce=challenge.nonce,
-        blob=node.blobs.put(canonical_json(dict(answers))),
+        blob=sha256_hex(data),
     )
+    return row, data
 
 
 def answers_about(

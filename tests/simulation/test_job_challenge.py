@@ -222,19 +222,33 @@ def test_answers_and_findings_of_strangers_are_refused(tmp_path: Path) -> None:
         )
         row = federation.collector.node.store.run("test", lambda records: records.select(Round, job_id))[0]
         assert row.challenge is not None
-        name, group = next(iter(row.challenge["groups"].items()))
-        column, value = next(iter(group["columns"].items()))
+        name, group, column, value = next(
+            (name, group, column, value)
+            for name, group in row.challenge["groups"].items()
+            for column, value in group["columns"].items()
+            if value["holder"] != value["seat"]
+        )
         body = {"shares": group["shares"], "nonce": row.challenge["nonce"], "answers": {}}
         holder = federation.members[value["holder"]].node
         stranger = next(
             member.name
             for member in federation.schools()
-            if member.name not in [value["seat"] for value in group["columns"].values()]
+            if member.name not in [value["holder"], *(other["seat"] for other in group["columns"].values())]
         )
         with pytest.raises(UnknownError):
             receive_answers(holder, stranger, job_id, 1, 1, name, body)
         with pytest.raises(UnknownError):
             receive_answers(holder, value["seat"], job_id, 1, 1, "0", body)
+        # Nor does whoever made the share.
+        with pytest.raises(UnknownError):
+            receive_answers(holder, value["seat"], job_id, 1, 1, name, body)
+        witness = next(other["seat"] for other in group["columns"].values() if other["seat"] != value["seat"])
+        rows = holder.store.run("test", lambda records: records.select(SketchAnswers, job_id, 1, 1, name))
+        first = witness not in [row.participant_id for row in rows]
+        blobs = {path.name for path in holder.blobs.folder.rglob("*")}
+        for times in range(3):
+            receive_answers(holder, witness, job_id, 1, 1, name, body | {"answers": {column: [{"said": times}]}})
+        assert len({path.name for path in holder.blobs.folder.rglob("*") if path.is_file()} - blobs) == int(first)
         finding = {"column": int(column), "finding": "WRONG", "reason": "", "evidence": {"form": "none"}}
         with pytest.raises(UnknownError):
             challenges.receive_finding(federation.collector.node, stranger, job_id, 1, 1, name, finding)
