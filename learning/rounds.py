@@ -195,10 +195,11 @@ class SeatRound:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeatUpload:
-    """What one seat holds of one contributor in one round attempt: the header, its sealed box, maybe the vector.
+    """What one seat holds of one contributor in one round attempt: the header, the seeds of its box, maybe the vector.
 
-    A copy may have its vector before its box (None). ``resealed`` is the digest of a box sealed to a replacing seat;
-    ``first`` says that we took the vector from its contributor, and hand it to the other seats that store it.
+    A copy may have its vector before its box. ``kept`` holds the seeds (base64), sealed with a key that dies with the
+    epoch; None before the box came. ``first`` says that we took the vector from its contributor, and hand it to the
+    other seats that store it.
     """
 
     job_id: str
@@ -207,15 +208,14 @@ class SeatUpload:
     participant_id: str
     header_digest: str
     header: dict[str, Any]
-    box: str | None = dataclasses.field(default=None, repr=False)
+    kept: str | None = dataclasses.field(default=None, repr=False)
     vector: str | None = None
-    resealed: str | None = None
     first: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeatParcel:
-    """What one seat holds of many contributors of one provider: a parcel as it came, in one blob.
+    """What one seat holds of many contributors of one provider: a parcel, in one blob, boxes opened and kept as above.
 
     ``accepted`` lists [contributor, header digest, whether its box came, whether its vector did].
     """
@@ -227,7 +227,6 @@ class SeatParcel:
     participant_id: str
     blob: str
     accepted: list[tuple[str, str, bool, bool]]
-    resealed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from learning.secagg.errors import ErasedKeyError, PlacementError
 from learning.secagg.header import UploadHeader
 from learning.secagg.keys import SealingChain, SealingKey, epoch_of
 from learning.secagg.manifest import Manifest
-from learning.secagg.seat import open_seeds
+from learning.secagg.seat import kept_seeds
 from learning.tree import TOP, ExecutionTree, parse_replaced
 from policies.signing import document_digest
 
@@ -53,16 +53,15 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Held:
-    """What our seat holds of one contributor: header, box, and (where it carries) the vector's bytes when asked for.
+    """What our seat holds of one contributor: header, kept seeds, and (where it carries) the vector when asked for.
 
     Whoever reads a copy that was not compared with its header when it came gets it compared now, or ``NotYetError``.
     ``first`` says that the vector came from its contributor, so that copying it on is ours.
     """
 
     document: Mapping[str, Any]
-    box: bytes | None = dataclasses.field(repr=False)
+    kept: bytes | None = dataclasses.field(repr=False)
     vector: Callable[[], bytes | memoryview] | None = dataclasses.field(default=None, repr=False)
-    resealed: str | None = None
     first: bool = False
 
     @cached_property
@@ -79,18 +78,10 @@ class Held:
         )
 
     def seeds(self, place: Place) -> Sequence[bytes]:
-        """Return the opened seeds."""
-        if self.box is None:
+        """Return the seeds."""
+        if self.kept is None:
             raise NotYetError("a box has not arrived at this seat")
-        return open_seeds(
-            self.header,
-            self.box,
-            column=place.column,
-            context=place.context,
-            group=place.group,
-            key=place.key,
-            resealed=self.resealed,
-        )
+        return kept_seeds(self.kept, self.header, column=place.column, key=place.key, group=place.group)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,7 +184,7 @@ def received_at(records: Records, job_id: str, number: int, attempt: int, name: 
     ]
     parcels = records.select(SeatParcel, job_id, number, attempt, name)
     headers = {upload.participant_id: upload.header_digest for upload in uploads}
-    boxed = {upload.participant_id for upload in uploads if upload.box is not None}
+    boxed = {upload.participant_id for upload in uploads if upload.kept is not None}
     vectors = {upload.participant_id for upload in uploads if upload.vector is not None}
     for parcel in parcels:
         for contributor, digest, has_box, has_vector in parcel.accepted:
@@ -220,9 +211,8 @@ def holdings(node: Node, place: Place, wanted: Iterable[str]) -> dict[str, Held]
             vector = upload.vector
             held[upload.participant_id] = Held(
                 document=upload.header,
-                box=None if upload.box is None else base64.b64decode(upload.box),
+                kept=None if upload.kept is None else base64.b64decode(upload.kept),
                 vector=None if vector is None else _reader(node, upload, vector),
-                resealed=upload.resealed,
                 first=upload.first,
             )
     for parcel in found.parcels:
@@ -235,9 +225,8 @@ def holdings(node: Node, place: Place, wanted: Iterable[str]) -> dict[str, Held]
                     held,
                     Held(
                         document=entry.document,
-                        box=None if entry.box is None else base64.b64decode(entry.box),
+                        kept=None if entry.box is None else base64.b64decode(entry.box),
                         vector=None if entry.vector is None else _given(place, entry, entry.vector),
-                        resealed=None if entry.reseal is None else str(entry.reseal["payload"]["box"]),
                         first=bool(entry.copies),
                     ),
                 )
@@ -249,8 +238,8 @@ def _add(held: dict[str, Held], new: Held) -> None:
     name = str(new.document["payload"]["contributor"])
     old = held.get(name)
     if old is not None:
-        keep_box = new if old.box is None else old
-        new = dataclasses.replace(keep_box, vector=old.vector or new.vector, first=old.first or new.first)
+        boxed = new if old.kept is None else old
+        new = dataclasses.replace(boxed, vector=old.vector or new.vector, first=old.first or new.first)
     held[name] = new
 
 

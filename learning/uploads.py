@@ -20,7 +20,7 @@ from learning.seats import Held, Place, checked_at_once, holdings, place_in
 from learning.secagg.errors import DuplicateUploadError, SecureAggregationError
 from learning.secagg.header import UploadHeader, verify_header
 from learning.secagg.reseals import accept_reseal
-from learning.secagg.seat import accept_copy, accept_vector, open_seeds
+from learning.secagg.seat import accept_copy, accept_vector, keep_seeds, open_seeds
 from learning.tree import TOP
 from policies.canonical import canonical_json
 
@@ -31,10 +31,11 @@ _MOST_PARCELS = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Accepted:
-    """An entry that is right."""
+    """An entry that is right, its box opened: ``kept`` is what is stored instead of it."""
 
     entry: Entry
     header: UploadHeader
+    kept: str | None = dataclasses.field(repr=False)
 
 
 def receive_upload(
@@ -135,8 +136,8 @@ def _accept(place: Place, entry: Entry, known: Mapping[str, str]) -> _Accepted:
         raise RefusedError("wrong-group", "this contributor belongs to another leaf group")
     if known.get(header.contributor, header.digest) != header.digest:
         raise DuplicateUploadError("sent a second upload for this attempt", sender=header.contributor)
+    kept = resealed = None
     if entry.box is not None:
-        resealed = None
         if entry.reseal is not None:
             resealed = accept_reseal(
                 entry.reseal,
@@ -146,7 +147,7 @@ def _accept(place: Place, entry: Entry, known: Mapping[str, str]) -> _Accepted:
                 group=group,
                 members=place.manifest.keys,
             ).box
-        open_seeds(
+        seeds = open_seeds(
             header,
             _bytes(entry.box),
             column=place.column,
@@ -155,14 +156,15 @@ def _accept(place: Place, entry: Entry, known: Mapping[str, str]) -> _Accepted:
             key=place.key,
             resealed=resealed,
         )
+        kept = base64.b64encode(keep_seeds(seeds, header, column=place.column, key=place.key)).decode()
     carries = place.column in group.carriers(context, header.contributor)
     if carries and entry.vector is not None:
         check = accept_vector if checked_at_once(place, header.contributor, first=bool(entry.copies)) else accept_copy
         check(header, entry.vector, context)
-        return _Accepted(entry=entry, header=header)
+        return _Accepted(entry=entry, header=header, kept=kept)
     if entry.box is None:
         raise RefusedError("bad-upload", "an upload without its box is a copy of a vector that this seat stores")
-    return _Accepted(entry=dataclasses.replace(entry, vector=None), header=header)
+    return _Accepted(entry=dataclasses.replace(entry, vector=None), header=header, kept=kept)
 
 
 def _is_new(place: Place, one: _Accepted) -> bool:
@@ -189,9 +191,8 @@ def _store_one(node: Node, place: Place, accepted: _Accepted) -> None:
         participant_id=header.contributor,
         header_digest=header.digest,
         header=dict(entry.document),
-        box=entry.box,
+        kept=accepted.kept,
         vector=_keep(node, place, accepted),
-        resealed=None if entry.reseal is None else str(entry.reseal["payload"]["box"]),
         first=bool(entry.copies),
     )
 
@@ -204,9 +205,8 @@ def _store_one(node: Node, place: Place, accepted: _Accepted) -> None:
             raise RefusedError("secagg-duplicate-upload", "another upload was accepted for this attempt")
         whole = dataclasses.replace(
             first,
-            box=first.box or upload.box,
+            kept=first.kept or upload.kept,
             vector=first.vector or upload.vector,
-            resealed=first.resealed if first.box else upload.resealed,
             first=first.first or upload.first,
         )
         if whole != first:
@@ -232,12 +232,11 @@ def _store_many(node: Node, place: Place, owner: str, accepted: Sequence[_Accept
         attempt=attempt,
         group=name,
         participant_id=owner,
-        blob=node.blobs.put(encode([one.entry for one in accepted])),
+        blob=node.blobs.put(encode([dataclasses.replace(one.entry, box=one.kept) for one in accepted])),
         accepted=[
             (one.header.contributor, one.header.digest, one.entry.box is not None, one.entry.vector is not None)
             for one in accepted
         ],
-        resealed=any(one.entry.reseal is not None for one in accepted),
     )
 
     def work(records: Records) -> None:

@@ -64,6 +64,8 @@ def worker(
     name: Annotated[str, typer.Option(help="This worker's name; one process at a time may bear it.")] = "worker-1",
 ) -> None:
     """Do a participant's learning work until told to stop."""
+    # As in serve.
+    gc.disable()
     from connector.observability import configure_logging
     from connector.packaging_check import require_own_packages
     from connector.settings import Settings, SettingsError
@@ -82,6 +84,8 @@ def worker(
     require_own_packages()
     wiring = lay_worker(settings, name)
     app = create_worker(settings, wiring)
+    gc.freeze()
+    gc.enable()
     try:
         run_worker(app, queues=wanted, concurrency=concurrency, name=f"{name}@{settings.broker.prefix}")
     finally:

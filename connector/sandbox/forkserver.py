@@ -278,6 +278,8 @@ def main(arguments: list[str]) -> int:
     os.umask(0o077)
     # Ctrl-C in a terminal reaches the whole process group; the worker decides when its steps end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What the libraries make while they load stays: a collector would go through all of it again and again.
+    gc.disable()
     # Before the libraries: what they start (threads) must not be alive when the trial processes fork.
     ladder = probe()
     module = importlib.import_module(options.preload)
@@ -285,6 +287,7 @@ def main(arguments: list[str]) -> int:
     # Collected once and then frozen, so that a child's collector does not touch, and so copy, every page.
     gc.collect()
     gc.freeze()
+    gc.enable()
     pages.gather()
     server = ForkServer(listening=_listen(options.socket), module=module, ladder=ladder, idle_seconds=options.idle)
     if options.owner_fd is not None:

@@ -29,7 +29,7 @@ from learning.secagg.work import Begun, Duties, Parts, duties, own_seeds
 from policies.signing import Signer
 
 
-def accept_header(
+def accept_upload(
     document: Mapping[str, Any],
     box: bytes,
     *,
@@ -39,8 +39,8 @@ def accept_header(
     members: Mapping[str, str],
     key: SealingKey,
     known: Mapping[str, str],
-) -> UploadHeader:
-    """Return the verified header of one upload; its box has been opened and its seeds match their commitments.
+) -> tuple[UploadHeader, tuple[bytes, ...]]:
+    """Return the verified header of one upload, and the seeds in its box, which match their commitments.
 
     Args:
         document: the signed header as parsed from JSON.
@@ -60,23 +60,6 @@ def accept_header(
         BoxError: the box is not the promised one or does not open.
         SeedCommitmentError: a seed is not the committed one.
     """
-    return accept_upload(
-        document, box, column=column, context=context, group=group, members=members, key=key, known=known
-    )[0]
-
-
-def accept_upload(
-    document: Mapping[str, Any],
-    box: bytes,
-    *,
-    column: int,
-    context: RoundContext,
-    group: Group,
-    members: Mapping[str, str],
-    key: SealingKey,
-    known: Mapping[str, str],
-) -> tuple[UploadHeader, tuple[bytes, ...]]:
-    """Return what :func:`accept_header` returns, and the seeds in the box, for a seat that begins to add at once."""
     seats = len(group.seats)
     header = verify_header(document, context, members, seeds=len(group.table), boxes=seats)
     if known.get(header.contributor, header.digest) != header.digest:
@@ -117,13 +100,39 @@ def open_seeds(
     except BoxError as error:
         raise BoxError("the sealed box does not open", sender=header.contributor) from error
     held = group.table.held_by(column)
-    if len(plain) != SEED_BYTES * len(held):
-        raise BoxError(f"the box does not hold {len(held)} seeds", sender=header.contributor)
-    seeds = tuple(plain[at : at + SEED_BYTES] for at in range(0, len(plain), SEED_BYTES))
+    seeds = _cut(plain, len(held), header)
     for index, seed in zip(held, seeds, strict=True):
         if seed_commitment(context, index, seed) != header.seeds[index]:
             raise SeedCommitmentError(f"seed {index} is not the committed one", sender=header.contributor)
     return seeds
+
+
+def keep_seeds(seeds: Sequence[bytes], header: UploadHeader, *, column: int, key: SealingKey) -> bytes:
+    """Return the seeds that :func:`open_seeds` returned, sealed with the seat's own key of the epoch, to be stored."""
+    return key.keep(b"".join(seeds), _kept_name(header, column))
+
+
+def kept_seeds(kept: bytes, header: UploadHeader, *, column: int, key: SealingKey, group: Group) -> tuple[bytes, ...]:
+    """Return the seeds that :func:`keep_seeds` sealed; they were checked against their commitments before.
+
+    Raises:
+        BoxError: they were not kept by this seat for this upload.
+    """
+    try:
+        plain = key.kept(kept, _kept_name(header, column))
+    except BoxError as error:
+        raise BoxError("the kept seeds do not open", sender=header.contributor) from error
+    return _cut(plain, len(group.table.held_by(column)), header)
+
+
+def _kept_name(header: UploadHeader, column: int) -> bytes:
+    return bytes.fromhex(header.digest) + bytes([column])
+
+
+def _cut(plain: bytes, count: int, header: UploadHeader) -> tuple[bytes, ...]:
+    if len(plain) != SEED_BYTES * count:
+        raise BoxError(f"the box does not hold {count} seeds", sender=header.contributor)
+    return tuple(plain[at : at + SEED_BYTES] for at in range(0, len(plain), SEED_BYTES))
 
 
 def accept_copy(header: UploadHeader, data: Bytes, context: RoundContext) -> None:

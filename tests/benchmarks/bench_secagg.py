@@ -8,6 +8,7 @@ on two cores half of that. Exits 3 when a bar is missed; without Flower the bar 
 
 import argparse
 import dataclasses
+import statistics
 import sys
 import time
 
@@ -16,11 +17,11 @@ from tests.benchmarks.flower.beside import Flower, flower, installed
 from tests.benchmarks.secagg_deaths import play_deaths
 from tests.benchmarks.secagg_floor import Floor, measure_floor
 from tests.benchmarks.secagg_run import Outcome, run
+from tests.benchmarks.secagg_spread import Spread
 from tests.benchmarks.secagg_stage import Shape
 from tests.benchmarks.secagg_tables import (
     beside_head,
     beside_row,
-    floor_of,
     ours_head,
     ours_row,
     print_deaths,
@@ -40,10 +41,13 @@ DROPOUTS = (0.0, 5.0, 10.0, 30.0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Beside:
-    """Ours by default and with one copy, Flower's with 20 and 32 neighbours; bars are set on the first and third."""
+    """Ours by default and with one copy, Flower's with 20 and 32 neighbours; bars are set on the first and third.
 
-    ours: Outcome
-    single: Outcome
+    Ours run before, between and after Flower's.
+    """
+
+    ours: Spread
+    single: Spread
     listening: Flower | None
     lying: Flower | None
 
@@ -61,14 +65,15 @@ def main() -> int:
     if given.huge:
         return MISSED_BAR * (not _play_largest(floor))
     beside = _beside(floor, quick=given.quick, full=given.full)
-    ours, rows = beside.ours, [beside.single, *_large(floor, quick=given.quick, full=given.full)]
+    spread = [*beside.ours.outcomes, *beside.single.outcomes]
+    rows = [*spread, *_large(floor, quick=given.quick, full=given.full)]
     print()
-    print_parts(ours, floor)
+    print_parts(beside.ours.middle, floor)
     print()
     deaths = play_deaths(40 if given.quick else 400)
     print_deaths(deaths, MAIN.seats, MAIN.threshold)
     right = all(row.exact == row.completed and row.as_predicted == row.groups for row in deaths)
-    exact = all(outcome.exact for outcome in [*rows, ours]) and right
+    exact = all(outcome.exact for outcome in rows) and right
     print(f"\n{time.perf_counter() - start:.0f} s")
     return MISSED_BAR * _judge(beside, floor, rows, exact=exact)
 
@@ -81,11 +86,17 @@ def _beside(floor: Floor, *, quick: bool, full: bool) -> Beside:
     print("of 33 stand against a server that lies, as ours do; 20 neighbours and 14 shares of 21 against one that only")
     print("listens. One copy: each vector is stored once, as Flower's server does; by default three seats store it.")
     beside_head()
-    ours, single = run(MAIN), run(SINGLE)
-    theirs, lying = _flower(MAIN), _flower(MAIN, stronger=True)
-    beside_row(ours, lying)
-    beside_row(ours, theirs)
-    beside_row(single, theirs)
+    ours, single = Spread(shape=MAIN), Spread(shape=SINGLE)
+    ours.run(2)
+    single.run(1)
+    theirs = _flower(MAIN)
+    ours.run(2)
+    single.run(1)
+    lying = _flower(MAIN, stronger=True)
+    ours.run(1)
+    beside_row(ours.middle, lying)
+    beside_row(ours.middle, theirs)
+    beside_row(single.middle, theirs)
     for dropout in () if quick else DROPOUTS:
         shape = Shape(n=100, d=100_000, dropout=dropout)
         beside_row(run(shape), _flower(shape))
@@ -95,8 +106,8 @@ def _beside(floor: Floor, *, quick: bool, full: bool) -> Beside:
         beside_row(run(shape), _flower(shape, seconds=900) if full else why)
     print("\nOurs, CPU seconds of all seats together; memory of the contributors' process and of the seats'")
     ours_head()
-    ours_row(ours, floor)
-    ours_row(single, floor)
+    for outcome in (*ours.outcomes, single.middle):
+        ours_row(outcome, floor)
     flowers = [found if isinstance(found, Flower) else None for found in (theirs, lying)]
     return Beside(ours=ours, single=single, listening=flowers[0], lying=flowers[1])
 
@@ -145,11 +156,11 @@ def _judge(beside: Beside, floor: Floor, large: list[Outcome], *, exact: bool) -
     ours, single = beside.ours, beside.single
     peak = max(max(outcome.contributor_peak, outcome.seats_peak) for outcome in large)
     ratio = _times(beside.listening, ours)
-    side = ours.aggregator / floor_of(floor, ours.shape)
+    side, upload = statistics.median(ours.sides), ours.middle.upload_ratio
     bars = [
         ("total CPU, Flower (20) / ours", f"{ratio:.1f}", f">= {FLOWER_RATIO:g}", ratio >= FLOWER_RATIO),
         ("seats and collector / floor", f"{side:.2f}", f"<= {AGGREGATOR_RATIO:g}", side <= AGGREGATOR_RATIO),
-        ("upload / float32", f"{ours.upload_ratio:.5f}", f"<= {UPLOAD_RATIO:g}", ours.upload_ratio <= UPLOAD_RATIO),
+        ("upload / float32", f"{upload:.5f}", f"<= {UPLOAD_RATIO:g}", upload <= UPLOAD_RATIO),
         (
             "contributor, median",
             f"{ours.contributor * 1e3:.1f} ms",
@@ -159,18 +170,23 @@ def _judge(beside: Beside, floor: Floor, large: list[Outcome], *, exact: bool) -
         ("largest process", f"{peak / 1e9:.2f} GB", f"< {PEAK / 1e9:g} GB", peak < PEAK),
         ("every sum exact", "yes" if exact else "NO", "bit for bit", exact),
     ]
-    print("Bars at n=100, d=1e6, (5,2); memory and exactness over all rows")
+    print(
+        f"Bars at n=100, d=1e6, (5,2), over {len(ours.outcomes)} runs around Flower's: mean of the totals, median of the"
+    )
+    print(
+        "seats' and collector's CPU over the floor measured just before and after; memory and exactness over all rows"
+    )
     for name, value, bar, met in bars:
         print(f"  {name:<32}{value:>10}  {bar:<12} {'met' if met else 'MISSED'}")
     print("Without a bar: ", end="")
     print(f"total CPU, Flower (32) / ours {_times(beside.lying, ours):.1f}, ", end="")
     print(f"Flower (20) / ours with one copy {_times(beside.listening, single):.1f}; ", end="")
-    print(f"seats and collector / floor with one copy {single.aggregator / floor_of(floor, single.shape):.2f}:")
+    print(f"seats and collector / floor with one copy {statistics.median(single.sides):.2f}:")
     print("the first carrier compares a vector's SHA-256 with the signed one as it comes, and the floor has no hash.")
     return not all(met for *_, met in bars)
 
 
-def _times(flower: Flower | None, ours: Outcome) -> float:
+def _times(flower: Flower | None, ours: Spread) -> float:
     return flower.total / ours.total if flower else 0.0
 
 

@@ -21,7 +21,15 @@ from learning.secagg.contributor import UploadPackage
 from learning.secagg.header import UploadHeader
 from learning.secagg.keys import SealingKey
 from learning.secagg.packing import Bytes, RingVector
-from learning.secagg.seat import accept_copy, accept_header, accept_vector, open_seeds, received, release
+from learning.secagg.seat import (
+    accept_copy,
+    accept_upload,
+    accept_vector,
+    keep_seeds,
+    kept_seeds,
+    received,
+    release,
+)
 from learning.secagg.sets import ContributorSet, propose_set, sign_set
 from learning.secagg.shares import Share, verify_share
 from policies.canonical import canonical_json
@@ -43,7 +51,7 @@ class SeatRows:
     key: SealingKey
     headers: dict[str, UploadHeader] = dataclasses.field(default_factory=dict)
     known: dict[str, str] = dataclasses.field(default_factory=dict)
-    boxes: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    kept: dict[str, bytes] = dataclasses.field(default_factory=dict)
     vectors: dict[str, Bytes] = dataclasses.field(default_factory=dict)
 
 
@@ -70,7 +78,7 @@ class LeafGroup:
             with self.watch.role(ACCEPT, OTHER):
                 with self.watch.part(JSON):
                     document: dict[str, Any] = json.loads(header)
-                found = accept_header(
+                found, seeds = accept_upload(
                     document,
                     box,
                     column=column,
@@ -81,7 +89,8 @@ class LeafGroup:
                     known=row.known,
                 )
                 name = found.contributor
-                row.headers[name], row.known[name], row.boxes[name] = found, found.digest, box
+                row.headers[name], row.known[name] = found, found.digest
+                row.kept[name] = keep_seeds(seeds, found, column=column, key=row.key)
                 carriers = self.group.carriers(self.context, name)
                 if column in carriers:
                     # As a seat does: copies wait for their hash until they are needed.
@@ -132,13 +141,8 @@ class LeafGroup:
                 signer=member_signer(column),
                 lost=lost,
                 released=None,
-                seeds=lambda name: open_seeds(
-                    row.headers[name],
-                    row.boxes[name],
-                    column=column,
-                    context=self.context,
-                    group=self.group,
-                    key=row.key,
+                seeds=lambda name: kept_seeds(
+                    row.kept[name], row.headers[name], column=column, key=row.key, group=self.group
                 ),
                 vectors=lambda name: self._vector(row, name),
             )

@@ -18,7 +18,7 @@ from learning.secagg.keys import SealingKey
 from learning.secagg.layout import Section, VectorLayout
 from learning.secagg.manifest import APPROVAL_KIND, Identity, Terms
 from learning.secagg.packing import Bytes, RingVector, pack, ring_dtype
-from learning.secagg.seat import accept_header, accept_vector, open_seeds, received, release
+from learning.secagg.seat import accept_upload, accept_vector, keep_seeds, kept_seeds, received, release
 from learning.secagg.sets import ContributorSet, propose_set, sign_set
 from learning.secagg.shares import ShareHeader, verify_share
 from policies.signing import Signer, encode
@@ -137,7 +137,7 @@ class SeatRows:
 
     column: int
     headers: dict[str, UploadHeader] = dataclasses.field(default_factory=dict)
-    boxes: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    kept: dict[str, bytes] = dataclasses.field(default_factory=dict)
     vectors: dict[str, Bytes] = dataclasses.field(default_factory=dict)
     signed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     released: frozenset[int] | None = None
@@ -161,17 +161,19 @@ class Star:
         """Deliver one package: header and box to every seat in ``to``, the vector to its carriers."""
         for column in range(len(self.rows)) if to is None else to:
             row = self.rows[column]
-            header = accept_header(
+            key = member_sealing_key(column)
+            header, seeds = accept_upload(
                 package.document,
                 package.boxes[column],
                 column=column,
                 context=self.context,
                 group=self.group,
                 members=self.members,
-                key=member_sealing_key(column),
+                key=key,
                 known=row.known(),
             )
-            row.headers[header.contributor], row.boxes[header.contributor] = header, package.boxes[column]
+            row.headers[header.contributor] = header
+            row.kept[header.contributor] = keep_seeds(seeds, header, column=column, key=key)
             if column in self.group.carriers(self.context, header.contributor):
                 accept_vector(header, package.vector, self.context)
                 row.vectors[header.contributor] = package.vector
@@ -219,13 +221,8 @@ class Star:
             signer=member_signer(column),
             lost=lost,
             released=row.released,
-            seeds=lambda name: open_seeds(
-                row.headers[name],
-                row.boxes[name],
-                column=column,
-                context=self.context,
-                group=self.group,
-                key=member_sealing_key(column),
+            seeds=lambda name: kept_seeds(
+                row.kept[name], row.headers[name], column=column, key=member_sealing_key(column), group=self.group
             ),
             vectors=row.vectors.__getitem__,
         )

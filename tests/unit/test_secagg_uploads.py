@@ -20,12 +20,13 @@ from learning.secagg.errors import (
 )
 from learning.secagg.header import KIND as UPLOAD_KIND
 from learning.secagg.keys import box_info, seal
-from learning.secagg.seat import accept_vector
+from learning.secagg.seat import accept_vector, keep_seeds, kept_seeds
 from tests.support.secagg_star import (
     Star,
     make_context,
     make_star,
     member_id,
+    member_sealing_key,
     member_signer,
     package,
     ring_vector,
@@ -242,6 +243,33 @@ def test_a_box_swapped_on_the_way_or_sealed_to_another_is_refused():
     digests = found.document["payload"]["boxes"][::-1]
     with pytest.raises(BoxError, match="does not open"):
         star.upload(dataclasses.replace(forged(found, 1, boxes=digests), boxes=found.boxes[::-1]))
+
+
+@pytest.mark.parametrize("place", [0, 12, -1])
+def test_kept_seeds_open_for_their_seat_and_upload_only(place):
+    """What a seat stores of a box is lost with its key, and no row can be put in another's place or be changed."""
+    star = make_star(3, 1, context=make_context())
+    first, second = (package(star, number, ring_vector(star.context, number)) for number in (1, 2))
+    star.upload(first)
+    star.upload(second)
+    kept, header = star.rows[0].kept[member_id(1)], star.rows[0].headers[member_id(1)]
+    key, group = member_sealing_key(0), star.group
+    seeds = kept_seeds(kept, header, column=0, key=key, group=group)
+    assert seeds == tuple(first.seeds[index] for index in group.table.held_by(0))
+    assert kept != keep_seeds(seeds, header, column=0, key=key)
+    changed = bytearray(kept)
+    changed[place] ^= 1
+    for data, of, column, opener in (
+        (bytes(changed), header, 0, key),
+        (kept[:11], header, 0, key),
+        (kept, star.rows[0].headers[member_id(2)], 0, key),
+        (kept, header, 1, key),
+        (kept, header, 0, member_sealing_key(1)),
+        (first.boxes[0], header, 0, key),
+    ):
+        with pytest.raises(BoxError) as caught:
+            kept_seeds(data, of, column=column, key=opener, group=group)
+        assert caught.value.sender == of.contributor
 
 
 @pytest.mark.parametrize(
