@@ -8,6 +8,7 @@ HAZARD: the 32 bytes must differ for every vector (derive them from a secret, th
 over two updates correlate their rounding errors.
 """
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -22,6 +23,8 @@ _BLOCK = 1 << 14
 _COIN_BITS = 32
 _COIN = 2.0**-_COIN_BITS
 _WORD = 4
+# How math.frexp gives a power of two; and the largest one that a float32 holds.
+_HALF, _LARGEST_FLOAT = 0.5, 2.0**127
 _Rounder: TypeAlias = "Callable[[NDArray[np.floating], NDArray[np.signedinteger]], None]"
 
 
@@ -52,7 +55,7 @@ def round_stochastic(
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
         # NaN fails both comparisons.
-        if not (float(block.min()) >= -bound and float(block.max()) <= bound):
+        if not (float(np.minimum.reduce(block)) >= -bound and float(np.maximum.reduce(block)) <= bound):
             if not np.isfinite(block).all():
                 raise ValueRangeError("a value is NaN or infinite")
             # In double, and clipped before it is scaled: nothing overflows or loses its fraction.
@@ -62,14 +65,20 @@ def round_stochastic(
 
 def _rounder(scale: float, coins: RoundingStream) -> _Rounder:
     """Return the function that rounds a block in fixed point: 32 bits of number, 32 of fraction."""
-    double, fixed = np.empty(_BLOCK), np.empty(_BLOCK, dtype="<i8")
+    narrow, double, fixed = np.empty(_BLOCK, dtype="<f4"), np.empty(_BLOCK), np.empty(_BLOCK, dtype="<i8")
     whole = scale * 2.0**_COIN_BITS
+    # By a power of two no bit of a float32 is lost, so that it need not become a double first.
+    exact = math.frexp(whole)[0] == _HALF and 1.0 <= whole <= _LARGEST_FLOAT
 
     def round_block(block: NDArray[np.floating], out: NDArray[np.signedinteger]) -> None:
         size = len(block)
-        scaled, number = double[:size], fixed[:size]
-        scaled[:] = block
-        np.multiply(scaled, whole, out=scaled)
+        number = fixed[:size]
+        scaled: NDArray[np.floating] = (narrow if exact and block.dtype == narrow.dtype else double)[:size]
+        if scaled.dtype == block.dtype:
+            np.multiply(block, scaled.dtype.type(whole), out=scaled)
+        else:
+            scaled[:] = block
+            np.multiply(scaled, whole, out=scaled)
         # A coin is a whole number, and so is less than a fraction exactly when it is less than the next whole number.
         np.ceil(scaled, out=scaled)
         number[:] = scaled

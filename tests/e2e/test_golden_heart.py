@@ -5,10 +5,9 @@ on 13 features, FedAvg over 15 rounds of 100 local steps, batches of 4, learning
 """
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from tests.support.stage import Space, space
 
 pytestmark = pytest.mark.e2e
 
+VECTORS = Path(__file__).parents[1] / "vectors"
 SEEDS = range(42, 47)
 ROUNDS = 15
 # More jobs at once than these only wait for each other's turn on two cores.
@@ -34,41 +34,19 @@ BASE_PORT = 27240
 PUBLISHED = {"cleveland": 0.7308, "hungarian": 0.7191, "switzerland": 0.6500, "va": 0.6400}
 
 
-# The weights FLamby starts from, a fresh linear layer after seeding torch, printed for each seed of the command line.
-FIRST_WEIGHTS = """
-import json, sys, torch
-found = {}
-for seed in map(int, sys.argv[1:]):
-    torch.manual_seed(seed)
-    layer = torch.nn.Linear(13, 1)
-    found[seed] = [layer.weight.tolist(), layer.bias.tolist()]
-print(json.dumps(found))
-"""
-
-
 @pytest.fixture(scope="module")
-def drawing() -> Iterator["subprocess.Popen[bytes]"]:
-    """Start drawing the first weights: torch loads while the hospitals start."""
-    command = [sys.executable, "-c", FIRST_WEIGHTS, *map(str, SEEDS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory, drawing: "subprocess.Popen[bytes]") -> Iterator[Space]:
-    assert drawing.poll() is None
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
     data = shared_data("heart-disease")
     with space(tmp_path_factory.mktemp("h"), data=data, refuse_share=0.0, base_port=BASE_PORT) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def first_weights(hospitals: Space, drawing: "subprocess.Popen[bytes]") -> dict[int, bytes]:
+def first_weights() -> dict[int, bytes]:
     """Return the weights FLamby starts from, by seed."""
-    assert hospitals.stage.schools
-    drawn = json.loads(drawing.communicate()[0])
-    arrays = {seed: [np.array(part, dtype=np.float32) for part in drawn[str(seed)]] for seed in SEEDS}
-    return {seed: save({"linear.weight": weight, "linear.bias": bias}) for seed, (weight, bias) in arrays.items()}
+    found = json.loads((VECTORS / "flamby_heart.json").read_text(encoding="utf-8"))["first_weights"]
+    drawn = {seed: np.array(found[str(seed)], dtype=np.float32) for seed in SEEDS}
+    return {seed: save({"linear.weight": each[None, :-1], "linear.bias": each[-1:]}) for seed, each in drawn.items()}
 
 
 @pytest.fixture(scope="module")

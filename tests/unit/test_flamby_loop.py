@@ -1,11 +1,13 @@
 """The reference numbers of FLamby's heart-disease benchmark, met by a bare loop over the step function.
 
 Ogier du Terrail et al. 2022 (NeurIPS Datasets and Benchmarks): four hospitals, logistic regression on 13 features,
-15 rounds of 100 local SGD steps with batches of 4 and learning rate 0.001 (0.01 under FedAdam), averaged by training size, seeds 42 to 46.
+15 rounds of 100 local SGD steps with batches of 4 and learning rate 0.001 (0.01 under FedAdam), averaged by training
+size, seeds 42 to 46.
 Preparation: columns 10 to 12 and rows with a missing value are dropped, columns 2 and 6 are coded as indicators without
 their first level, each hospital is standardised with its own training rows (divisor n - 1).
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -53,6 +55,15 @@ def torch_start(seed: int) -> Weights:
     layer = torch.nn.Linear(13, 1)
     weight, bias = layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
     return {"linear.weight": weight, "linear.bias": bias}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_stored_first_weights_are_those_that_torch_draws(seed: int) -> None:
+    """The test of the whole stack starts from them without loading torch."""
+    stored = json.loads((Path(__file__).parents[1] / "vectors" / "flamby_heart.json").read_text(encoding="utf-8"))
+    drawn = torch_start(seed)
+    plain = [*drawn["linear.weight"].reshape(-1).tolist(), *drawn["linear.bias"].tolist()]
+    assert stored["first_weights"][str(seed)] == plain
 
 
 def federate(data: list[Arrays], seed: int, strategy: Strategy, rate: float) -> NDArray[np.float64]:

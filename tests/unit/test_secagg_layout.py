@@ -1,6 +1,7 @@
 """Values to integers and back: sections, rounding, wrap guard."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -190,6 +191,24 @@ def test_rounding_is_the_described_one():
     expected = [
         math.floor(value * 8) + (coin / 2**32 < value * 8 - math.floor(value * 8))
         for value, coin in zip(plain, coins, strict=True)
+    ]
+    assert one.encode({"v": plain}, RoundingStream(SEED)).view("<i4").tolist() == expected
+
+
+@given(data=st.data(), bits=st.integers(-16, 60), dtype=st.sampled_from([np.float16, np.float32, np.float64]))
+def test_every_number_type_is_rounded_exactly(data, bits, dtype):
+    """What is written is the rounding of the number as it stands: nothing is lost in a narrow type on the way."""
+    bound = min(1.0, 2.0 ** (30 - bits))
+    numbers = st.floats(-bound, bound) | st.integers(-9, 9).map(lambda n: n * 2.0**-bits)
+    drawn = data.draw(st.lists(numbers, min_size=1, max_size=40))
+    plain = np.clip(np.array(drawn), -bound, bound).astype(dtype)
+    one = VectorLayout(sections=(Section(name="v", size=len(plain), bound=bound, scale_bits=bits),))
+    coins = secagg_plain.mask(SEED, b"orchard/secagg/rounding/1", len(plain), 32)
+    clipped = np.clip(plain.astype(np.float64), -bound, bound)
+    scaled = [Fraction(float(value)) * Fraction(2) ** bits for value in clipped]
+    expected = [
+        math.floor(value) + (coin < (value - math.floor(value)) * 2**32)
+        for value, coin in zip(scaled, coins, strict=True)
     ]
     assert one.encode({"v": plain}, RoundingStream(SEED)).view("<i4").tolist() == expected
 
