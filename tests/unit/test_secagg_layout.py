@@ -214,7 +214,7 @@ def test_every_number_type_is_rounded_exactly(data, bits, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
-def test_every_number_type_is_rounded_in_double(dtype):
+def test_numbers_beyond_the_bound_are_clipped_whatever_their_type(dtype):
     """The largest value of a narrow type is clipped without a warning, and loses nothing before."""
     one = VectorLayout(sections=(Section(name="v", size=3, bound=1.5, scale_bits=20),))
     top = np.iinfo(dtype).max if dtype is np.int64 else np.finfo(dtype).max
