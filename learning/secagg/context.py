@@ -59,6 +59,11 @@ class RoundContext:
         return value | {"replaced": [list(pair) for pair in self.replaced]} if self.replaced else value
 
     @functools.cached_property
+    def digest_bytes(self) -> bytes:
+        """What :attr:`digest` names, as 32 bytes."""
+        return bytes.fromhex(self.digest)
+
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical form."""
         return digest(self.document())
@@ -70,7 +75,7 @@ class RoundContext:
 
     def mask_info(self, index: int) -> bytes:
         """Return the HKDF info of the mask of seed ``index``: domain, NUL, context digest, index as two bytes."""
-        return b"orchard/secagg/mask/1\0" + bytes.fromhex(self.digest) + index.to_bytes(2, "big")
+        return b"orchard/secagg/mask/1\0" + self.digest_bytes + index.to_bytes(2, "big")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +166,12 @@ class Group:
         if start is None:
             word = hashlib.sha256(f"{context.digest}|{contributor}".encode()).digest()[:8]
             start = int.from_bytes(word, "big")
-        return tuple((start + step) % len(self.seats) for step in range(self.copies))
+        return self._turns[start % len(self.seats)]
+
+    @functools.cached_property
+    def _turns(self) -> tuple[tuple[int, ...], ...]:
+        columns = range(len(self.seats))
+        return tuple(tuple((first + step) % len(columns) for step in range(self.copies)) for first in columns)
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(RoundContext))

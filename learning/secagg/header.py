@@ -16,7 +16,7 @@ from policies.canonical import CanonicalFormError
 from policies.signing import SignatureError, Signer, verify_named
 
 KIND = "secagg-upload"
-_HEX = re.compile(r"[0-9a-f]{64}")
+_HEX, _HEX_DIGITS = re.compile(r"[0-9a-f]*"), 64
 _FIELDS = {"context", "participant", "contributor", "vector", "seeds", "boxes"}
 
 
@@ -46,7 +46,7 @@ def seed_commitment(context: RoundContext, index: int, seed: bytes) -> str:
 
     A seed has 256 bits, so that the plain hash hides it.
     """
-    domain = b"orchard/secagg/seed/1\0" + bytes.fromhex(context.digest) + index.to_bytes(2, "big")
+    domain = b"orchard/secagg/seed/1\0" + context.digest_bytes + index.to_bytes(2, "big")
     return hashlib.sha256(domain + seed).hexdigest()
 
 
@@ -135,6 +135,7 @@ def _contributor(value: object, participant: str) -> str:
 def _digests(value: object, count: int, sender: str) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) != count:
         raise HeaderError(f"the upload header must list {count} digests", sender=sender)
-    if not all(isinstance(item, str) and _HEX.fullmatch(item) for item in value):
+    texts = {str} >= set(map(type, value))
+    if not (texts and {_HEX_DIGITS} >= set(map(len, value)) and _HEX.fullmatch("".join(value))):
         raise HeaderError("a digest is 64 lower-case hexadecimal digits", sender=sender)
     return tuple(value)

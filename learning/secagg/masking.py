@@ -20,9 +20,10 @@ from learning.secagg.errors import ParameterError
 from learning.secagg.packing import RingVector
 
 SEED_BYTES = 32
-_BLOCK_BYTES = 1 << 17
+_BLOCK_BYTES = 1 << 18
+_WORDS_BYTES = 1 << 17
 _ZERO_VIEW = memoryview(bytes(_BLOCK_BYTES))
-_ONES_VIEW = memoryview(b"\xff" * _BLOCK_BYTES)
+_ONES_VIEW = memoryview(b"\xff" * _WORDS_BYTES)
 # update_into wants room for one AES block beyond the input.
 _SLACK = 16
 # Contexts kept open at once: bounds memory when there are very many contributors.
@@ -57,8 +58,8 @@ class KeyStreamWords:
     def __init__(self, seed: bytes, info: bytes) -> None:
         """Start the stream of ``seed`` (32 bytes) for the context ``info``."""
         self._stream = key_stream(seed, info)
-        self._buffer = bytearray(_BLOCK_BYTES + _SLACK)
-        self._words = np.frombuffer(self._buffer, dtype="<u4", count=_BLOCK_BYTES // 4)
+        self._buffer = bytearray(_WORDS_BYTES + _SLACK)
+        self._words = np.frombuffer(self._buffer, dtype="<u4", count=_WORDS_BYTES // 4)
 
     def words(self, count: int) -> NDArray[np.uint32]:
         """Return the next ``count`` uniform 32-bit words, at most 32768; the next call overwrites them."""
@@ -89,7 +90,7 @@ def accumulate(vector: RingVector, streams: Iterable[tuple[bytes, bytes]], *, su
             mask = words[: len(block)]
             for stream in batch:
                 stream.update_into(zeros, buffer)
-                operation(block, mask, out=block)
+                operation(block, mask, block)
 
 
 def _batches(streams: Iterable[tuple[bytes, bytes]]) -> Iterator[list[CipherContext]]:

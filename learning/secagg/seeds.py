@@ -33,7 +33,13 @@ class SeedTable:
 
     def held_by(self, seat: int) -> tuple[int, ...]:
         """Return the indices of the seeds that ``seat`` holds, ascending: the order inside its sealed box."""
-        return tuple(index for index, holders in enumerate(self.holders) if seat in holders)
+        return self._held[seat]
+
+    @functools.cached_property
+    def _held(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(
+            tuple(index for index, holders in enumerate(self.holders) if seat in holders) for seat in range(self.seats)
+        )
 
     def worker(self, index: int, lost: Collection[int] = ()) -> int:
         """Return the seat that expands seed ``index`` when the seats in ``lost`` are gone.
