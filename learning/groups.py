@@ -18,8 +18,9 @@ from learning.secagg.shares import ShareHeader, parse_share
 from learning.tree import ExecutionTree, parse_replaced
 from policies.canonical import digest
 
-# While signatures are awaited, an upload may be a moment behind; shares take as long as they take.
-_SIGNING = Patience(again=0.5, silent=40, stuck=240, grace=0.0)
+# While signatures are awaited, an upload may be a moment behind, and a seat that lives need not lose its place for that;
+# shares take as long as they take.
+_SIGNING = Patience(again=0.5, silent=40, stuck=240, grace=1.0)
 _RELEASING = Patience(again=2.0, silent=10, stuck=90, grace=0.0)
 # Contributions that seats get through in a second, on a busy machine.
 _CHECKED, _SUMMED = 5000, 2000

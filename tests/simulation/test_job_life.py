@@ -221,6 +221,17 @@ def test_a_seat_lost_after_agreement_is_taken_over(tmp_path: Path) -> None:
         assert (job.state, job.weights) == (expected.state, expected.weights)
 
 
+def test_a_seat_that_is_a_moment_behind_keeps_its_place(tmp_path: Path) -> None:
+    """A seat that does not answer the first time it is asked to sign is asked again before its work goes to others."""
+    with open_federation(tmp_path, 5) as federation:
+        federation.fate = lambda _sender, receiver, what, time: (
+            "drop" if receiver == school(2) and what == "POST set" and time == 1 else "deliver"
+        )
+        job = federation.finish(federation.start(rounds=2, aggregation={"seats": 5, "threshold": 2}))
+        assert job.state is JobState.COMPLETED
+        assert [row.lost for row in rounds(federation, job.job_id)] == [(), (), ()]
+
+
 def test_a_seat_lost_before_the_uploads_is_done_without(tmp_path: Path) -> None:
     """With five seats, contributors give up one that nobody reaches, a quorum signs, and the sum is opened."""
     with open_federation(tmp_path, 5) as federation:
