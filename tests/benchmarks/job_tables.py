@@ -20,13 +20,18 @@ _PARTS: Mapping[str, tuple[str | None, str]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One size of round: seconds a round (medians), and parts of a round in seconds."""
+    """One size of round: seconds a round (medians), and parts of a round in seconds.
+
+    ``over`` is what a job's round takes over that of the bare loops just before and after it, as a share: the median of
+    all jobs.
+    """
 
     size: float
     steps: int
     alone: float
     together: float
     stack: float
+    over: float
     bare_cpu: float
     stack_cpu: float
     parts: Mapping[str, float]
@@ -38,19 +43,23 @@ class Row:
         size: float,
         steps: int,
         alone: Sequence[tuple[float, float]],
-        together: Sequence[tuple[float, float]],
+        together: Sequence[Sequence[tuple[float, float]]],
         jobs: Sequence[JobRun],
         warm: int,
     ) -> "Row":
-        """Take medians over the rounds that count."""
-        periods = [period for job in jobs for period in _periods(job.rounds)[warm:]]
+        """Take medians over the rounds that count; ``together`` holds one loop more than there are jobs."""
+        periods = [_periods(job.rounds)[warm:] for job in jobs]
+        bare = [_median(wall for wall, _ in loop) for loop in together]
+        beside = [statistics.fmean(pair) for pair in itertools.pairwise(bare)]
+        ratios = [_median(own) / loops for own, loops in zip(periods, beside, strict=True)]
         return cls(
             size=size,
             steps=steps,
             alone=_median(wall for wall, _ in alone),
-            together=_median(wall for wall, _ in together),
-            stack=_median(periods),
-            bare_cpu=statistics.fmean(cpu for _, cpu in together),
+            together=_median(bare),
+            stack=_median(itertools.chain(*periods)),
+            over=_median(ratios) - 1,
+            bare_cpu=statistics.fmean(cpu for loop in together for _, cpu in loop),
             stack_cpu=statistics.fmean(job.cpu_seconds for job in jobs),
             parts=_parts(jobs, warm),
         )
@@ -62,12 +71,11 @@ def headline(rows: Iterable[Row]) -> str:
         "seconds a round           bare loop,     a process      whole      over the bare loop     CPU s a round",
         "size    minibatches     one process  per provider      stack      seconds    percent     bare     stack",
     ]
-    for row in rows:
-        over = row.stack - row.together
-        lines.append(
-            f"{row.size:<6g}{row.steps:>13}{row.alone:>16.3f}{row.together:>14.3f}{row.stack:>11.3f}"
-            f"{over:>+13.3f}{over / row.together:>+11.0%}{row.bare_cpu:>9.2f}{row.stack_cpu:>10.2f}"
-        )
+    lines += [
+        f"{row.size:<6g}{row.steps:>13}{row.alone:>16.3f}{row.together:>14.3f}{row.stack:>11.3f}"
+        f"{row.over * row.together:>+13.3f}{row.over:>+11.0%}{row.bare_cpu:>9.2f}{row.stack_cpu:>10.2f}"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 
