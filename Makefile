@@ -83,8 +83,8 @@ demo: setup
 # Two processes for what runs in one; then what starts participants of its own, which fill the machine by themselves.
 test: setup system
 ifeq (,$(ARGS))
-	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/e2e
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
+	$(BIN)/pytest -m alone tests/e2e
 else
 	$(BIN)/pytest $(ARGS)
 endif

@@ -14,7 +14,7 @@ from tests.support.processes import ORCHARD
 from tests.support.schools import small_schools
 from tests.support.stage import Space, kill, space
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 _ENDS = ("COMPLETED", "FAILED", "CANCELLED")
 

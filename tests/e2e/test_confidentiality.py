@@ -30,7 +30,7 @@ from policies.subjects import subject_ref
 from tests.support.messages import Sent, everything, requests
 from tests.support.stage import Space, blobs, source
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 ROUNDS = 3
 STATEMENT_ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.processes import ORCHARD, leftovers, wait_for_line
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 _STARTING, _MEETING, _TRAINING = "each published a dataset", "shows a membership", "training begins"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.data import shared_data
 from tests.support.processes import ORCHARD
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 
 def test_real_schools_train_together(tmp_path: Path) -> None:

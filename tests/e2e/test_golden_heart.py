@@ -20,7 +20,7 @@ from learning.plans import Aggregation
 from tests.support.data import shared_data
 from tests.support.stage import Space, space
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 SEEDS = range(42, 47)

@@ -9,7 +9,7 @@ from connector.demo.plans import PlanOptions
 from learning.rounds import RoundState, Step, StepState
 from tests.support.stage import Space, kill, read_records
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 ROUNDS = 3
 HIT = 2

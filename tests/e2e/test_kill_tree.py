@@ -13,7 +13,7 @@ from learning.plans import Aggregation
 from learning.rounds import RoundState, Step, StepState
 from tests.support.stage import Space, kill, read_records, space
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.alone]
 
 ROUNDS, HIT = 2, 2
 TREE = Aggregation(mode="tree", seats=4, threshold=1)

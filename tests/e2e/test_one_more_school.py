@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.processes import ORCHARD, free_port, leftovers, wait_for_line
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 _README = Path(__file__).parents[2] / "README.md"
 _SECONDS = 120

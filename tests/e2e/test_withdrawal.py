@@ -13,7 +13,7 @@ from connector.demo.stage import School
 from learning.rounds import Step, StepState
 from tests.support.stage import Space, read_records
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 AFTER = 2
 ROUNDS = 4

@@ -49,7 +49,10 @@ from tests.support.federation_rooms import (
     FakeTrainer,
     transfer_state,
 )
+from tests.support.loop import share_loop
 
+# Built once: building it costs more than running it.
+_NEXT_RING = select(func.min(work_table.c.publish_at))
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 Fate = Callable[[str, str, str, int], str]
 
@@ -144,12 +147,14 @@ class Federation:
         while not until():
             if any([member.do_one() for member in list(self.members.values())]):  # noqa: C419 - all get a turn
                 continue
-            due = [at for member in self.members.values() if (at := member.next_ring()) is not None]
-            if not due or datetime.fromtimestamp(min(due), UTC) > end:
+            due = {name: at for name, member in self.members.items() if (at := member.next_ring()) is not None}
+            first = datetime.fromtimestamp(min(due.values()), UTC) if due else None
+            if first is None or first > end:
                 return
-            self.clock.time = max(self.clock(), datetime.fromtimestamp(min(due), UTC)) + timedelta(milliseconds=1)
-            for member in self.members.values():
-                member.sweep()
+            self.clock.time = max(self.clock(), first) + timedelta(milliseconds=1)
+            for name, at in due.items():
+                if at <= self.clock().timestamp():
+                    self.members[name].sweep()
 
     def finish(self, job_id: str, seconds: float = 3600.0) -> Job:
         """Do all work until the job has ended and everybody has heard; return the job."""
@@ -205,7 +210,7 @@ class Member:
         if self.down:
             return None
         with self.database.reading() as connection:
-            return connection.scalar(select(func.min(work_table.c.publish_at)))
+            return connection.scalar(_NEXT_RING)
 
     def part(self, job_id: str) -> Participation:
         """Return this provider's part in a job."""
@@ -253,7 +258,7 @@ def open_member(federation: Federation, name: str, subjects: int, changes: Mappi
     app.include_router(learning_router(node, tokens, lambda pid: transfer_state(federation, pid)))
     install_problem_handlers(app)
     app.add_exception_handler(LearningError, learning_problem)
-    client = TestClient(app, base_url="http://node.example", raise_server_exceptions=True)
+    client = share_loop(TestClient(app, base_url="http://node.example", raise_server_exceptions=True))
     # The first request builds the routes' forms, and does not expect a second one beside it.
     client.post("/learning/tokens")
     made.append(

@@ -87,7 +87,7 @@ class Space:
                 return job
             assert job["state"] not in ("FAILED", "CANCELLED", "COMPLETED"), (job["state"], job["reason"])
             assert time.monotonic() < deadline, (job["state"], job["timeline"][-3:])
-            time.sleep(0.5)
+            time.sleep(0.2)
 
     def model(self, job_id: str) -> bytes:
         """Return the final weights of a completed job."""
