@@ -35,7 +35,7 @@ from contracts.processes import AgreementRecord, Counterparty, Dataset, Kind, Ou
 from contracts.service import ContractService, OwnSide, open_contracts
 from policies.gate import PolicyGate
 from policies.signing import Signer, new_signer
-from tests.support.loop import share_loop
+from tests.support.loop import LoopClient
 
 RESEARCH = "https://w3id.org/dpv#AcademicResearch"
 MARKETING = "https://w3id.org/dpv#Marketing"
@@ -290,7 +290,7 @@ def open_side(
         clock=clock,
         signer=signer,
         app=app,
-        client=share_loop(TestClient(app, base_url=address, raise_server_exceptions=True)),
+        client=LoopClient(app, base_url=address, raise_server_exceptions=True),
         heard=heard,
     )
     wire.sides[participant] = side

@@ -49,7 +49,7 @@ from tests.support.federation_rooms import (
     FakeTrainer,
     transfer_state,
 )
-from tests.support.loop import share_loop
+from tests.support.loop import LoopClient
 
 # Built once: building it costs more than running it.
 _NEXT_RING = select(func.min(work_table.c.publish_at))
@@ -258,7 +258,7 @@ def open_member(federation: Federation, name: str, subjects: int, changes: Mappi
     app.include_router(learning_router(node, tokens, lambda pid: transfer_state(federation, pid)))
     install_problem_handlers(app)
     app.add_exception_handler(LearningError, learning_problem)
-    client = share_loop(TestClient(app, base_url="http://node.example", raise_server_exceptions=True))
+    client = LoopClient(app, base_url="http://node.example", raise_server_exceptions=True)
     # The first request builds the routes' forms, and does not expect a second one beside it.
     client.post("/learning/tokens")
     made.append(
