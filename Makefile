@@ -80,7 +80,7 @@ system:
 demo: setup
 	$(BIN)/orchard demo $(ARGS)
 
-# Two processes for what runs in one; then what starts participants of its own, which fill the machine by themselves.
+# Two processes side by side; then, one after the other, what fills the machine by itself (the marker ``alone``).
 test: setup system
 ifeq (,$(ARGS))
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone"

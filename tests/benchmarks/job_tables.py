@@ -20,10 +20,9 @@ _PARTS: Mapping[str, tuple[str | None, str]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One size of round: seconds a round (medians), and parts of a round in seconds.
+    """One size of round: seconds a round (lower quartiles: a shared core is only ever slower), parts in seconds (medians).
 
-    ``over`` is what a job's round takes over that of the bare loops just before and after it, as a share: the median of
-    all jobs.
+    ``over`` is what a round of the stack takes over one of the bare loop with a process per provider, as a share.
     """
 
     size: float
@@ -47,18 +46,16 @@ class Row:
         jobs: Sequence[JobRun],
         warm: int,
     ) -> "Row":
-        """Take medians over the rounds that count; ``together`` holds one loop more than there are jobs."""
-        periods = [_periods(job.rounds)[warm:] for job in jobs]
-        bare = [_median(wall for wall, _ in loop) for loop in together]
-        beside = [statistics.fmean(pair) for pair in itertools.pairwise(bare)]
-        ratios = [_median(own) / loops for own, loops in zip(periods, beside, strict=True)]
+        """Take the rounds that count, of loops and jobs that took turns."""
+        stack = lower_quartile(period for job in jobs for period in _periods(job.rounds)[warm:])
+        bare = lower_quartile(wall for loop in together for wall, _ in loop)
         return cls(
             size=size,
             steps=steps,
-            alone=_median(wall for wall, _ in alone),
-            together=_median(bare),
-            stack=_median(itertools.chain(*periods)),
-            over=_median(ratios) - 1,
+            alone=lower_quartile(wall for wall, _ in alone),
+            together=bare,
+            stack=stack,
+            over=stack / bare - 1,
             bare_cpu=statistics.fmean(cpu for loop in together for _, cpu in loop),
             stack_cpu=statistics.fmean(job.cpu_seconds for job in jobs),
             parts=_parts(jobs, warm),
@@ -68,12 +65,12 @@ class Row:
 def headline(rows: Iterable[Row]) -> str:
     """Return the table of whole rounds."""
     lines = [
-        "seconds a round           bare loop,     a process      whole      over the bare loop     CPU s a round",
-        "size    minibatches     one process  per provider      stack      seconds    percent     bare     stack",
+        "seconds a round,          bare loop,     a process      whole      over the bare loop     CPU s a round",
+        "quartile minibatches    one process  per provider      stack      seconds    percent     bare     stack",
     ]
     lines += [
         f"{row.size:<6g}{row.steps:>13}{row.alone:>16.3f}{row.together:>14.3f}{row.stack:>11.3f}"
-        f"{row.over * row.together:>+13.3f}{row.over:>+11.0%}{row.bare_cpu:>9.2f}{row.stack_cpu:>10.2f}"
+        f"{row.stack - row.together:>+13.3f}{row.over:>+11.0%}{row.bare_cpu:>9.2f}{row.stack_cpu:>10.2f}"
         for row in rows
     ]
     return "\n".join(lines)
@@ -81,7 +78,7 @@ def headline(rows: Iterable[Row]) -> str:
 
 def breakdown(rows: Sequence[Row]) -> str:
     """Return the table of a round's parts, in milliseconds."""
-    lines = ["milliseconds of a round" + "".join(f"{f'{row.size:g} s':>12}" for row in rows)]
+    lines = ["ms of a round, medians " + "".join(f"{f'{row.size:g} s':>12}" for row in rows)]
     for name in rows[0].parts:
         lines += [f"{name:<23}" + "".join(f"{1000 * row.parts[name]:>12.0f}" for row in rows)]
     return "\n".join(lines)
@@ -127,6 +124,12 @@ def _slowest(steps: Sequence[Step], read: Callable[[Step], float]) -> list[float
         key = (step.job_id, step.round)
         rounds[key] = max(rounds.get(key, 0.0), read(step))
     return list(rounds.values())
+
+
+def lower_quartile(values: Iterable[float]) -> float:
+    """Return the value that a quarter of ``values`` is below; NaN of none."""
+    found = sorted(values)
+    return found[len(found) // 4] if found else float("nan")
 
 
 def _median(values: Iterable[float]) -> float:
