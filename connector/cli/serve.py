@@ -11,8 +11,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The participant's f
 # Peers keep connections for 30 s; the side that receives must not close first.
 _KEEP_ALIVE_SECONDS = 75
 _SHUTDOWN_SECONDS = 3
-# New objects between two collections. Requests and tasks leave almost no cycles, and Python's default (700) goes through
-# what is under way several times a request.
+# New objects between two collections: with Python's default (700) one request or task sets off several.
 _COLLECT_AFTER = 20_000
 
 
@@ -42,9 +41,7 @@ def serve(folder: Folder) -> None:
     # Before anything is opened: a second `serve` must not touch the first one's database.
     with listen(settings) as listening:
         app = create_app(settings, wire_api(lay_foundation(settings)))
-        gc.freeze()
-        gc.set_threshold(_COLLECT_AFTER)
-        gc.enable()
+        _collect_what_is_new()
         server = settings.server
         config = uvicorn.Config(
             app,
@@ -88,11 +85,15 @@ def worker(
     require_own_packages()
     wiring = lay_worker(settings, name)
     app = create_worker(settings, wiring)
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER)
-    gc.enable()
+    _collect_what_is_new()
     try:
         run_worker(app, queues=wanted, concurrency=concurrency, name=f"{name}@{settings.broker.prefix}")
     finally:
         for close in wiring.closing:
             close()
+
+
+def _collect_what_is_new() -> None:
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
+    gc.enable()

@@ -72,11 +72,11 @@ def _measure(space: Space, folder: Path, size: float, pace: float, options: argp
     trial = [wall for _ in range(2) for wall, _ in _bare(space, folder, steps, "together", 3)]
     steps = max(1, round(steps * size / lower_quartile(trial)))
     alone_rounds, repeats, rounds = _ROUNDS.get(size, (3, 4, max(1, math.ceil(6 / size))))
-    together = [_bare(space, folder, steps, "together", rounds)]
+    together = list(_bare(space, folder, steps, "together", rounds))
     jobs: list[JobRun] = []
     for _ in range(options.repeats or repeats):
         jobs.append(space.run(space.plan(steps=steps, rounds=rounds + options.warm), warm=options.warm))
-        together.append(_bare(space, folder, steps, "together", rounds))
+        together += _bare(space, folder, steps, "together", rounds)
     alone = _bare(space, folder, steps, "alone", alone_rounds)
     return Row.of(size=size, steps=steps, alone=alone, together=together, jobs=jobs, warm=options.warm)
 

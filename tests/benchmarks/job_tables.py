@@ -42,13 +42,13 @@ class Row:
         size: float,
         steps: int,
         alone: Sequence[tuple[float, float]],
-        together: Sequence[Sequence[tuple[float, float]]],
+        together: Sequence[tuple[float, float]],
         jobs: Sequence[JobRun],
         warm: int,
     ) -> "Row":
         """Take the rounds that count, of loops and jobs that took turns."""
         stack = lower_quartile(period for job in jobs for period in _periods(job.rounds)[warm:])
-        bare = lower_quartile(wall for loop in together for wall, _ in loop)
+        bare = lower_quartile(wall for wall, _ in together)
         return cls(
             size=size,
             steps=steps,
@@ -56,7 +56,7 @@ class Row:
             together=bare,
             stack=stack,
             over=stack / bare - 1,
-            bare_cpu=statistics.fmean(cpu for loop in together for _, cpu in loop),
+            bare_cpu=statistics.fmean(cpu for _, cpu in together),
             stack_cpu=statistics.fmean(job.cpu_seconds for job in jobs),
             parts=_parts(jobs, warm),
         )
