@@ -50,10 +50,10 @@ class Store(Protocol):
 
 
 class Blobs(Protocol):
-    """Vectors and weights by their SHA-256 (hex)."""
+    """Weights and documents by their SHA-256 (hex), vectors by what signed documents name them by."""
 
     def put(self, data: bytes | bytearray | memoryview, digest: str | None = None) -> str:
-        """Store bytes and return their digest; ``digest`` spares hashing what the caller has just hashed itself."""
+        """Store bytes and return their SHA-256, or ``digest``, which the caller has just made of them itself."""
         ...
 
     def get(self, digest: str) -> bytes:

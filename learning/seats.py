@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -21,6 +20,7 @@ from learning.secagg.errors import ErasedKeyError, PlacementError
 from learning.secagg.header import UploadHeader
 from learning.secagg.keys import SealingChain, SealingKey, epoch_of
 from learning.secagg.manifest import Manifest
+from learning.secagg.packing import vector_digest
 from learning.secagg.seat import kept_seeds
 from learning.tree import TOP, ExecutionTree, parse_replaced
 from policies.signing import document_digest
@@ -269,7 +269,7 @@ def _given(place: Place, entry: Entry, vector: bytes | bytearray | memoryview) -
     view, checked = memoryview(vector), checked_at_once(place, entry.contributor, first=bool(entry.copies))
 
     def read() -> memoryview:
-        if not checked and hashlib.sha256(view).hexdigest() != entry.document["payload"]["vector"]:
+        if not checked and vector_digest(view) != entry.document["payload"]["vector"]:
             raise NotYetError("the stored copy of a vector is not the one in its header")
         return view
 

@@ -1,4 +1,7 @@
-"""Blobs by SHA-256 in a folder: vectors and weights never travel through the broker or the database."""
+"""Blobs by their digest in a folder: vectors and weights never travel through the broker or the database.
+
+The digest is SHA-256, or for packed vectors the one that their signed headers carry (BLAKE3, marked as such).
+"""
 
 import hashlib
 import os
@@ -6,6 +9,7 @@ import secrets
 from pathlib import Path
 
 from learning.errors import UnknownError
+from learning.secagg.packing import is_vector_digest, vector_digest
 
 _HEX = frozenset("0123456789abcdef")
 _LENGTH = 64
@@ -20,11 +24,12 @@ class FolderBlobs:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def put(self, data: bytes | bytearray | memoryview, digest: str | None = None) -> str:
-        """Store ``data`` and return its SHA-256 in hexadecimal; storing it again changes nothing.
+        """Store ``data`` and return its name; storing it again changes nothing.
 
         Args:
             data: the bytes.
-            digest: their SHA-256 where the caller has just computed it or compared them with it; never a peer's word.
+            digest: their digest where the caller has just computed it or compared them with it; never a peer's word.
+                None names them by their SHA-256.
         """
         digest = digest or hashlib.sha256(data).hexdigest()
         self._write(digest, data)
@@ -39,7 +44,7 @@ class FolderBlobs:
         return self._read(digest, digest)
 
     def put_claimed(self, data: bytes | bytearray | memoryview, digest: str) -> str:
-        """Store bytes whose SHA-256 is said to be ``digest``, unread; return the name under which they lie.
+        """Store bytes whose digest is said to be ``digest``, unread; return the name under which they lie.
 
         That name is no content's: wrong bytes can stand in nobody's way, and :meth:`get` finds them damaged.
         """
@@ -61,7 +66,7 @@ class FolderBlobs:
             return
         path.parent.mkdir(exist_ok=True, mode=0o700)
         # Written aside and renamed: a reader never sees half a blob, whatever dies.
-        temporary = path.parent / f".{name}.{secrets.token_hex(4)}"
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -72,7 +77,7 @@ class FolderBlobs:
             data = self.path(name).read_bytes()
         except FileNotFoundError:
             raise UnknownError(f"no blob {digest}") from None
-        if hashlib.sha256(data).hexdigest() != digest:
+        if _made(digest, data) != digest:
             raise UnknownError(f"blob {digest} is damaged")
         return data
 
@@ -84,11 +89,15 @@ class FolderBlobs:
         """Return where a blob lies.
 
         Raises:
-            UnknownError: ``digest`` is not a SHA-256 in lower-case hexadecimal.
+            UnknownError: ``digest`` is neither a vector's nor a SHA-256 in lower-case hexadecimal.
         """
-        if len(digest) != _LENGTH or not set(digest) <= _HEX:
+        if not (is_vector_digest(digest) or (len(digest) == _LENGTH and set(digest) <= _HEX)):
             raise UnknownError("not a blob digest")
-        return self.folder / digest[:2] / digest
+        return self.folder / digest[-_LENGTH:][:2] / digest.replace(":", "-")
+
+
+def _made(digest: str, data: bytes) -> str:
+    return vector_digest(data) if is_vector_digest(digest) else hashlib.sha256(data).hexdigest()
 
 
 def _claimed(digest: str) -> str:

@@ -13,7 +13,7 @@ from learning.secagg.errors import ParameterError
 from learning.secagg.header import seed_commitment, sign_header
 from learning.secagg.keys import box_info, seal
 from learning.secagg.masking import SEED_BYTES, accumulate, hkdf
-from learning.secagg.packing import Bytes, RingVector, pack, reduce, ring_dtype
+from learning.secagg.packing import Bytes, RingVector, pack, reduce, ring_dtype, vector_digest
 from learning.secagg.reseals import sign_reseal
 from policies.signing import Signer
 
@@ -124,7 +124,7 @@ def prepare_upload(
         signer,
         context,
         contributor=contributor,
-        vector=hashlib.sha256(data).hexdigest(),
+        vector=vector_digest(data),
         seeds=tuple(seed_commitment(context, index, seed) for index, seed in enumerate(seeds)),
         boxes=tuple(hashlib.sha256(box).hexdigest() for box in boxes),
     )
@@ -193,7 +193,7 @@ def prepare_clear(vector: RingVector, *, context: RoundContext, signer: Signer, 
     """
     _check(vector, context, clear=True)
     data = pack(vector, context.k)
-    digest = hashlib.sha256(data).hexdigest()
+    digest = vector_digest(data)
     document = sign_header(signer, context, contributor=contributor, vector=digest, seeds=(), boxes=())
     return UploadPackage(document=document, boxes=(), vector=data)
 

@@ -24,7 +24,7 @@ from learning.secagg.keys import box_info, epoch_of
 from learning.secagg.manifest import APPROVAL_KIND
 from learning.secagg.manifest import KIND as MANIFEST_KIND
 from learning.secagg.masking import SEED_BYTES
-from learning.secagg.packing import unpack
+from learning.secagg.packing import unpack, vector_digest
 from learning.secagg.seeds import threshold_table
 from learning.secagg.sets import KIND as SET_KIND
 from learning.secagg.shares import KIND as SHARE_KIND
@@ -251,7 +251,7 @@ def _wrong_share(case: _Case) -> tuple[str, str]:
     if witnesses < 2:  # noqa: PLR2004 - one word against one
         raise EvidenceError("for some part only one seat stands against the accused one")
     data = base64.b64decode(case.proof["vector"], validate=True)
-    if hashlib.sha256(data).hexdigest() != payload["vector"]:
+    if vector_digest(data) != payload["vector"]:
         raise EvidenceError("the bytes are not those of the signed share")
     if np.array_equal(sketch(unpack(data, context.d, context.k), coin, context.k), wanted):
         raise EvidenceError("the share is what the other seats say it must be")

@@ -12,6 +12,7 @@ from typing import Any
 
 from learning.secagg.context import RoundContext
 from learning.secagg.errors import ContextMismatchError, HeaderError, UnknownContributorError
+from learning.secagg.packing import is_vector_digest
 from policies.canonical import CanonicalFormError
 from policies.signing import SignatureError, Signer, verify_named
 
@@ -28,7 +29,7 @@ class UploadHeader:
         digest: SHA-256 (hex) of the signed payload; names the upload.
         participant: the member that signed.
         contributor: the member's id, or ``<member id>#<part>`` where a member hosts many contributors.
-        vector: SHA-256 (hex) of the packed vector.
+        vector: what :func:`~learning.secagg.packing.vector_digest` returns for the packed vector.
         seeds: commitment (hex) to each seed, in table order.
         boxes: SHA-256 (hex) of each seat's box, in column order.
     """
@@ -110,7 +111,7 @@ def verify_header(
         digest=name,
         participant=participant,
         contributor=_contributor(payload["contributor"], participant),
-        vector=_digests([payload["vector"]], 1, participant)[0],
+        vector=_vector(payload["vector"], participant),
         seeds=_digests(payload["seeds"], seeds, participant),
         boxes=_digests(payload["boxes"], boxes, participant),
     )
@@ -130,6 +131,12 @@ def _contributor(value: object, participant: str) -> str:
     if isinstance(value, str) and (value == participant or value.startswith(participant + "#")):
         return value
     raise UnknownContributorError("signs for a contributor that is not its own", sender=participant)
+
+
+def _vector(value: object, sender: str) -> str:
+    if isinstance(value, str) and is_vector_digest(value):
+        return value
+    raise HeaderError("a vector's digest is blake3: and 64 lower-case hexadecimal digits", sender=sender)
 
 
 def _digests(value: object, count: int, sender: str) -> tuple[str, ...]:

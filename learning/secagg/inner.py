@@ -7,7 +7,6 @@ their share until the round is over, send it again.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from learning.secagg.context import Group, RoundContext
 from learning.secagg.errors import SetError, ShareError
-from learning.secagg.packing import Bytes, RingVector, pack, reduce, ring_dtype, unpack
+from learning.secagg.packing import Bytes, RingVector, pack, reduce, ring_dtype, unpack, vector_digest
 from learning.secagg.sets import ContributorSet, check_size, verify_quorum
 from learning.secagg.shares import KIND as SHARE_KIND
 from learning.secagg.shares import Share, check_share_bytes
@@ -178,7 +177,7 @@ def release_inner(
         "context": context.digest,
         "children": digest(proposed.to_json()),
         "seat": signer.kid,
-        "vector": hashlib.sha256(data).hexdigest(),
+        "vector": vector_digest(data),
     }
     return Share(document=signer.sign(KIND, payload), vector=data)
 

@@ -22,7 +22,7 @@ from learning.secagg.errors import (
 from learning.secagg.header import UploadHeader, seed_commitment, verify_header
 from learning.secagg.keys import SealingKey, box_info
 from learning.secagg.masking import SEED_BYTES
-from learning.secagg.packing import Bytes, pack, reduce, ring_dtype, unpack
+from learning.secagg.packing import Bytes, pack, reduce, ring_dtype, unpack, vector_digest
 from learning.secagg.sets import ContributorSet, check_size, verify_quorum
 from learning.secagg.shares import Share, sign_share
 from learning.secagg.work import Begun, Duties, Parts, duties, own_seeds
@@ -157,7 +157,7 @@ def accept_vector(header: UploadHeader, data: Bytes, context: RoundContext) -> N
         VectorError: truncated, over-long, badly padded or not the promised bytes.
     """
     accept_copy(header, data, context)
-    if hashlib.sha256(data).hexdigest() != header.vector:
+    if vector_digest(data) != header.vector:
         raise VectorError("the vector is not the one in the header", sender=header.contributor)
     if context.d * context.k % 8:
         try:

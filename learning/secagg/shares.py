@@ -1,13 +1,12 @@
 """A seat's share V_a: raw packed bytes, and a signed header that ties them to one set."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from learning.secagg.context import Group, RoundContext
 from learning.secagg.errors import ShareError
-from learning.secagg.packing import Bytes
+from learning.secagg.packing import Bytes, vector_digest
 from learning.secagg.sets import ContributorSet
 from policies.canonical import CanonicalFormError, digest
 from policies.signing import SignatureError, Signer, verify
@@ -71,7 +70,7 @@ def sign_share(
         "seat": signer.kid,
         "lost": sorted(lost),
         "released": None if released is None else sorted(released),
-        "vector": hashlib.sha256(vector).hexdigest(),
+        "vector": vector_digest(vector),
     }
     if blank:
         payload |= {"blank": sorted(blank), "released_blank": sorted(released_blank)}
@@ -126,7 +125,7 @@ def check_share_bytes(vector: Bytes, promised: str, *, context: RoundContext, se
     Raises:
         ShareError: another length or another digest.
     """
-    if len(vector) != context.vector_bytes or hashlib.sha256(vector).hexdigest() != promised:
+    if len(vector) != context.vector_bytes or vector_digest(vector) != promised:
         raise ShareError("its share is not the signed bytes", sender=sender)
 
 

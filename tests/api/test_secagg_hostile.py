@@ -19,6 +19,7 @@ from learning.errors import PeerError
 from learning.placing import manifest_of
 from learning.rounds import OPENING_KIND, SeatParcel, SeatShare, SeatUpload, Step
 from learning.secagg.keys import box_info, seal
+from learning.secagg.packing import vector_digest
 from tests.support.federation import COLLECTOR, Federation, Member, open_federation, school
 
 
@@ -331,7 +332,7 @@ def test_the_true_share_is_taken_once_and_no_second_one(sharing: Scene) -> None:
         assert sharing.held.send(sharing.true, sharing.sender.name)[0] == 202
     before = sharing.held.stored()
     other = bytes(len(sharing.true.body))
-    second = sharing.true.signed(sharing.sender, "secagg-share", vector=hashlib.sha256(other).hexdigest())
+    second = sharing.true.signed(sharing.sender, "secagg-share", vector=vector_digest(other))
     status, body = sharing.held.send(second.but(body=other), sharing.sender.name)
     assert (status, body["code"]) == (409, "conflict")
     assert sharing.held.stored() == before

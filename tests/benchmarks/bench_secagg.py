@@ -182,7 +182,7 @@ def _judge(beside: Beside, floor: Floor, large: list[Outcome], *, exact: bool) -
     print(f"total CPU, Flower (32) / ours {_times(beside.lying, ours):.1f}, ", end="")
     print(f"Flower (20) / ours with one copy {_times(beside.listening, single):.1f}; ", end="")
     print(f"seats and collector / floor with one copy {statistics.median(single.sides):.2f}:")
-    print("the first carrier compares a vector's SHA-256 with the signed one as it comes, and the floor has no hash.")
+    print("the first carrier compares a vector's digest with the signed one as it comes, and the floor has no hash.")
     return not all(met for *_, met in bars)
 
 

@@ -24,7 +24,7 @@ from tests.benchmarks.secagg_stage import Pool, Shape
 from tests.support.secagg_star import member_signer
 
 ROLE = "contributor"
-QUANTISE, MASKS, SEALS, HEADER, HASH = "quantise", "masks: AES and add", "HPKE", "JSON, signatures", "SHA-256, copies"
+QUANTISE, MASKS, SEALS, HEADER, HASH = "quantise", "masks: AES and add", "HPKE", "JSON, signatures", "BLAKE3, copies"
 # Who dies in mid-upload has reached so many seats, and no carrier with its vector.
 _REACHED = 2
 

@@ -37,7 +37,7 @@ from tests.benchmarks.secagg_clock import Stopwatch
 from tests.support.secagg_star import member_id, member_sealing_key, member_signer
 
 ACCEPT, AGREE, RELEASE, INNER, COLLECT = "seats: accept", "seats: agree", "seats: release", "inner seats", "collector"
-MASKS, OPENS, JSON, HASH, ADD = "masks: AES and add", "HPKE", "JSON, signatures", "SHA-256, copies", "add vectors"
+MASKS, OPENS, JSON, HASH, ADD = "masks: AES and add", "HPKE", "JSON, signatures", "BLAKE3, copies", "add vectors"
 OTHER = "bookkeeping"
 # Bytes that may wait between pipe and seats.
 _AHEAD = 64 << 20

@@ -17,8 +17,8 @@ from learning.node import Node
 from learning.placing import own_manifest
 from learning.rounds import ChildShare, Round, RoundState, SeatParcel, SeatRound, SeatShare, SeatUpload, Step
 from learning.secagg.inner import InnerSet
+from learning.secagg.packing import vector_digest
 from learning.tree import ExecutionTree
-from policies.canonical import sha256_hex
 from tests.support.federation import Federation, open_federation
 from tests.support.federation_rooms import COLLECTOR
 
@@ -148,9 +148,9 @@ def test_a_seat_hands_up_no_more_shares_than_losses_explain(ten: Federation) -> 
 
     def hand_up(number: int) -> str:
         vector = number.to_bytes(size, "little")
-        document = signer.sign("secagg-share", payload | {"vector": sha256_hex(vector)})
+        document = signer.sign("secagg-share", payload | {"vector": vector_digest(vector)})
         receive_child_share(node, job_id, row.round, row.attempt, row.group, document, vector)
-        return sha256_hex(vector)
+        return vector_digest(vector)
 
     for number in range(1, MOST_SHARES):
         hand_up(number)
@@ -158,7 +158,7 @@ def test_a_seat_hands_up_no_more_shares_than_losses_explain(ten: Federation) -> 
         hand_up(MOST_SHARES)
     assert refused.value.code == "too-many-shares"
     with pytest.raises(UnknownError):
-        node.blobs.get(sha256_hex(MOST_SHARES.to_bytes(size, "little")))
+        node.blobs.get(vector_digest(MOST_SHARES.to_bytes(size, "little")))
     assert node.blobs.get(hand_up(1)) == (1).to_bytes(size, "little")
     own = [one for found, one in handed_up(ten) if found is node and (one.group, one.seat) == (row.group, row.seat)]
     assert len(own) == MOST_SHARES

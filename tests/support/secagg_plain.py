@@ -9,6 +9,7 @@ import hmac
 import itertools
 import json
 
+from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -20,6 +21,11 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 def canonical(value):
     """RFC 8785 for the ASCII texts and small integers of these messages."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def vector_digest(packed):
+    """What headers name a packed vector by."""
+    return "blake3:" + blake3(packed).hexdigest()
 
 
 def mask(seed, info, d, k):
@@ -65,7 +71,7 @@ def upload(values, context, seats, threshold, contributor, private_key, seeds):
         "context": context,
         "participant": contributor.partition("#")[0],
         "contributor": contributor,
-        "vector": hashlib.sha256(y).hexdigest(),
+        "vector": vector_digest(y),
         "seeds": [
             hashlib.sha256(b"orchard/secagg/seed/1\0" + digest + index.to_bytes(2, "big") + seed).hexdigest()
             for index, seed in enumerate(seeds)

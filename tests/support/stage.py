@@ -187,7 +187,10 @@ def read_records(place: Place, kind: type[R], job_id: str) -> list[R]:
 
 def blobs(place: Place) -> dict[str, bytes]:
     """Return every blob of a participant by its digest."""
-    return {path.name: path.read_bytes() for path in Settings.load(place.folder).storage.blobs.glob("??/*")}
+    return {
+        path.name.replace("-", ":"): path.read_bytes()
+        for path in Settings.load(place.folder).storage.blobs.glob("??/*")
+    }
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

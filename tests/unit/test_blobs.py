@@ -6,6 +6,7 @@ import pytest
 
 from connector.storage.blobs import FolderBlobs
 from learning.errors import UnknownError
+from learning.secagg.packing import vector_digest
 from policies.canonical import sha256_hex
 
 
@@ -35,3 +36,23 @@ def test_a_wrong_claim_stands_in_nobodys_way(tmp_path: Path) -> None:
         blobs.get(name)
     assert blobs.put(b"model") == digest
     assert blobs.get(digest) == b"model"
+
+
+def test_a_vector_lies_under_its_own_name(tmp_path: Path) -> None:
+    """The digest of a signed header finds it; other bytes at that place are damage; a path is no name."""
+    blobs = FolderBlobs(tmp_path / "blobs")
+    name = blobs.put(b"vector", vector_digest(b"vector"))
+    assert name.startswith("blake3:")
+    assert blobs.get(name) == b"vector"
+    claimed = blobs.put_claimed(b"vector", name)
+    assert claimed != name
+    assert blobs.get_claimed(name) == b"vector"
+    blobs.path(name).write_bytes(b"victor")
+    with pytest.raises(UnknownError, match="damaged"):
+        blobs.get(name)
+    blobs.delete(name)
+    with pytest.raises(UnknownError, match="no blob"):
+        blobs.get(name)
+    for other in (name.upper(), f"blake3:../{name[10:]}", f"sha256:{name[7:]}", f":{name[7:]}", "blake3:"):
+        with pytest.raises(UnknownError, match="not a blob digest"):
+            blobs.get(other)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from learning.secagg.errors import BoxError, ParameterError, SeatsLostError, VectorError
 from learning.secagg.keys import SealingKey, box_info, new_sealing_key, seal
 from learning.secagg.masking import accumulate, hkdf
-from learning.secagg.packing import pack, packed_size, ring_dtype, unpack
+from learning.secagg.packing import is_vector_digest, pack, packed_size, ring_dtype, unpack, vector_digest
 from learning.secagg.seeds import SUPPORTED, quorum, threshold_table
 from tests.support import secagg_plain
 
@@ -42,6 +42,15 @@ def test_spare_bits_must_be_zero():
     """There is one encoding of a vector only."""
     with pytest.raises(VectorError):
         unpack(b"\0\x80", 1, 9)
+
+
+def test_a_vector_is_named_by_blake3():
+    """The digest of nothing is the one in the BLAKE3 specification; other forms are no vector's name."""
+    empty = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+    assert vector_digest(b"") == f"blake3:{empty}"
+    assert is_vector_digest(f"blake3:{empty}")
+    for other in (empty, f"sha256:{empty}", f"blake3:{empty.upper()}", f"blake3:{empty}0", f"blake3:{empty}\n", ""):
+        assert not is_vector_digest(other)
 
 
 @pytest.mark.parametrize("k", [0, 7, 33, 63, 65])

@@ -20,6 +20,7 @@ from learning.secagg.errors import (
 )
 from learning.secagg.header import KIND as UPLOAD_KIND
 from learning.secagg.keys import box_info, seal
+from learning.secagg.packing import vector_digest
 from learning.secagg.seat import accept_vector, keep_seeds, kept_seeds
 from tests.support.secagg_star import (
     Star,
@@ -140,7 +141,7 @@ def test_a_header_changed_on_the_way_is_refused():
     """The signature covers every field."""
     star = make_star(3, 1, context=make_context())
     found = package(star, 1, ring_vector(star.context, 1))
-    found.document["payload"]["vector"] = "ab" * 32
+    found.document["payload"]["vector"] = "blake3:" + "ab" * 32
     with pytest.raises(HeaderError) as caught:
         star.upload(found)
     assert caught.value.sender == member_id(1)
@@ -162,7 +163,9 @@ def test_a_header_without_a_participant_is_refused(payload):
         {"seeds": []},
         {"seeds": "abc"},
         {"boxes": ["ab" * 32]},
-        {"vector": "AB" * 32},
+        {"vector": "ab" * 32},
+        {"vector": "blake3:" + "AB" * 32},
+        {"vector": "sha256:" + "ab" * 32},
         {"vector": 7},
         {"seeds": ["ab" * 32, 7, "ab" * 32]},
         {"boxes": ["ab" * 31, "ab" * 33, "ab" * 32]},
@@ -297,6 +300,6 @@ def test_set_spare_bits_are_refused():
     star = make_star(3, 1, context=context)
     found = package(star, 1, ring_vector(context, 1))
     data = bytes(found.vector[:-1]) + bytes([found.vector[-1] | 0x80])
-    found = forged(found, 1, vector=hashlib.sha256(data).hexdigest())
+    found = forged(found, 1, vector=vector_digest(data))
     with pytest.raises(VectorError, match="spare bits"):
         star.upload(dataclasses.replace(found, vector=data), to=star.group.carriers(context, member_id(1)))

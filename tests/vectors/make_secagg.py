@@ -50,6 +50,7 @@ def case(m: int, t: int, k: int, d: int) -> dict[str, object]:
         "x": [str(value) for value in values],
         "x_packed": plain.pack(values, k).hex(),
         "y_packed": plain.pack(total, k).hex(),
+        "y_digest": plain.vector_digest(plain.pack(total, k)),
     }
 
 

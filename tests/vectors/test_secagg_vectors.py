@@ -11,7 +11,7 @@ from learning.secagg.context import RoundContext
 from learning.secagg.errors import VectorError
 from learning.secagg.header import seed_commitment
 from learning.secagg.masking import accumulate
-from learning.secagg.packing import pack, reduce, ring_dtype, unpack
+from learning.secagg.packing import pack, reduce, ring_dtype, unpack, vector_digest
 from learning.secagg.seeds import threshold_table
 from tests.support import secagg_plain
 from tests.support.secagg_star import (
@@ -44,7 +44,9 @@ def test_good_vectors(case):
     vector = np.array([int(value) for value in case["x"]], dtype=ring_dtype(context.k))
     assert bytes(pack(vector, context.k)).hex() == case["x_packed"]
     accumulate(vector, ((seed, context.mask_info(index)) for index, seed in enumerate(seeds)))
-    assert bytes(pack(reduce(vector, context.k), context.k)).hex() == case["y_packed"]
+    packed = pack(reduce(vector, context.k), context.k)
+    assert bytes(packed).hex() == case["y_packed"]
+    assert vector_digest(packed) == case["y_digest"]
 
 
 @pytest.mark.parametrize("case", RECORDED["bad"], ids=lambda case: case["why"])
