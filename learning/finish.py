@@ -78,8 +78,9 @@ def finish_round(node: Node, key: str) -> Later | None:
         return None
     weights, state = _next_model(node, attempt.job, attempt.plan, row, sums)
     _close(node, attempt, outcome, sums, weights=weights, state=state)
-    scrub_sums(node, attempt.job.job_id, before=row.round + 1)
     _open_next(node, attempt.job.job_id)
+    # Nobody waits for us any more.
+    scrub_sums(node, attempt.job.job_id, before=row.round + 1)
     return None
 
 

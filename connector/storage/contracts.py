@@ -12,7 +12,6 @@ from connector.storage.contract_rows import (
     agreement_row,
     event_of,
     event_row,
-    maybe_micros,
     micros,
     process_of,
     process_row,
@@ -42,6 +41,13 @@ from contracts.processes import (
 
 T = TypeVar("T")
 _RUNS = 3
+# A sweep asks this every second: building a statement costs as much as running it.
+_DUE_BEHAVIOURS = (
+    select(processes.c.kind, processes.c.pid)
+    .where(processes.c.act_at.is_not(None), processes.c.act_at <= bindparam("now"))
+    .order_by(processes.c.act_at)
+    .limit(bindparam("most"))
+)
 _CHANGING = ("state", "counterparty_address", "peer_pid", "agreement_id", "details", "updated_at", "act_at")
 
 
@@ -377,10 +383,8 @@ class ContractStore:
 
     def due_behaviours(self, *, now: datetime, limit: int) -> Sequence[tuple[Kind, str]]:
         """See the port."""
-        c = processes.c
-        statement = select(c.kind, c.pid).where(c.act_at.is_not(None), c.act_at <= maybe_micros(now))
         with self._database.reading() as connection:
-            rows = connection.execute(statement.order_by(c.act_at).limit(limit)).all()
+            rows = connection.execute(_DUE_BEHAVIOURS, {"now": micros(now), "most": limit}).all()
         return [(Kind(row.kind), row.pid) for row in rows]
 
 

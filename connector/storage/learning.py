@@ -243,9 +243,8 @@ class WorkBook:
     def sweep(self, now: datetime, again_seconds: float, limit: int = 100) -> list[tuple[str, str]]:
         """Return work whose doorbell is due (first time, lost, or an expired lease) and note the next time to ring."""
         work, moment = tables.work, now.timestamp()
-        due = select(work.c.task, work.c.key, work.c.published).where(work.c.publish_at <= moment)
         with self._database.reading() as connection:
-            found = list(connection.execute(due.order_by(work.c.publish_at).limit(limit)))
+            found = list(connection.execute(_due_work(), {"moment": moment, "most": limit}))
         if not found:
             return []
 
@@ -283,6 +282,13 @@ def _where(table: Table, depth: int) -> list[ColumnElement[bool]]:
 
 def _insert(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+@functools.cache
+def _due_work() -> Select[Any]:
+    work = tables.work.c
+    due = select(work.task, work.key, work.published).where(work.publish_at <= bindparam("moment"))
+    return due.order_by(work.publish_at).limit(bindparam("most"))
 
 
 @functools.cache

@@ -6,11 +6,11 @@ delivery's next time on sends it; a sender that dies costs a repeat, and the eve
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from connector.storage.database import Database, Transaction
 from connector.storage.tables_webhooks import webhook_deliveries, webhooks
@@ -131,9 +131,7 @@ class SqlWebhooks:
 
     def due(self, now: datetime, limit: int = 50) -> list[Delivery]:
         """Return deliveries whose time has come, oldest first."""
-        d = webhook_deliveries.c
-        wanted = (d.status == QUEUED, d.due_at <= stamp(now), webhooks.c.paused_at.is_(None))
-        return self._read(_JOINED.where(*wanted).order_by(d.due_at, d.id).limit(limit))
+        return self._read(_DUE, {"now": stamp(now), "most": limit})
 
     def take(self, delivery: Delivery, until: datetime) -> bool:
         """Put a delivery off to ``until`` for this sender; False when another one took it."""
@@ -163,7 +161,7 @@ class SqlWebhooks:
         )
         return int(self._database.run("webhook.again", lambda unit: unit.connection.execute(statement).rowcount))
 
-    def _read(self, statement: Any) -> list[Delivery]:
+    def _read(self, statement: Any, values: Mapping[str, Any] | None = None) -> list[Delivery]:
         with self._database.reading() as connection:
             return [
                 Delivery(
@@ -173,12 +171,22 @@ class SqlWebhooks:
                         "due_at": datetime.fromisoformat(row["due_at"]),
                     }
                 )
-                for row in connection.execute(statement).mappings()
+                for row in connection.execute(statement, values).mappings()
             ]
 
 
 _JOINED = select(webhook_deliveries, webhooks.c.url).join(
     webhooks, webhooks.c.webhook_id == webhook_deliveries.c.webhook_id
+)
+# Asked every second: building a statement costs as much as running it.
+_DUE = (
+    _JOINED.where(
+        webhook_deliveries.c.status == QUEUED,
+        webhook_deliveries.c.due_at <= bindparam("now"),
+        webhooks.c.paused_at.is_(None),
+    )
+    .order_by(webhook_deliveries.c.due_at, webhook_deliveries.c.id)
+    .limit(bindparam("most"))
 )
 
 
