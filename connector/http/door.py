@@ -1,4 +1,4 @@
-"""The short way to the routes that begin and carry negotiations: past the framework's routing and dependency solving.
+"""The short way to the routes that carry negotiations and rounds: past the framework's routing and dependency solving.
 
 The routes are the same objects that stand in the app and in the OpenAPI document; whatever this door does not know, or
 a route will not answer the short way, goes on to the app. Source of the protocol's routes: DSP 2025-1, the HTTPS
@@ -8,6 +8,7 @@ bindings.
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
@@ -18,34 +19,46 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from connector.drivers.wire import DSP_PATH
 from connector.http.dsp_route import AT_ONCE, DspRoute
 from connector.http.lane import Lane
+from connector.http.learning_route import LearningRoute
 from connector.http.operator_route import OperatorRoute
 
 # An operator's request may have to ask a peer first: those that wait must not keep the protocol's messages waiting.
 _OPERATORS_AT_ONCE = 16
+# As many as the framework has threads: a seat may wait for its database, and contributors come all at once.
+_LEARNERS_AT_ONCE = 40
+_LEARNING_PATH = "/learning/"
+_Short: TypeAlias = DspRoute | OperatorRoute | LearningRoute
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Way:
     pattern: re.Pattern[str]
-    route: DspRoute | OperatorRoute
+    route: _Short
     serve: Callable[[Request, bytes], Response | None]
     lane: Lane
 
 
 class Door:
-    """ASGI middleware: serve POSTs to the protocol's and to operators' short routes, each in one turn of one thread."""
+    """ASGI middleware: serve POSTs to the protocol's, the learning nodes' and operators' short routes, each in one turn of one thread."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         """Wrap ``app``; of ``routes`` those that can be served here are."""
         self._app = app
         # More threads at once only wait for each other and keep more database connections busy.
-        lanes: Mapping[type, Lane] = {DspRoute: Lane(AT_ONCE), OperatorRoute: Lane(_OPERATORS_AT_ONCE)}
+        lanes: Mapping[type, Lane] = {
+            DspRoute: Lane(AT_ONCE),
+            OperatorRoute: Lane(_OPERATORS_AT_ONCE),
+            LearningRoute: Lane(_LEARNERS_AT_ONCE),
+        }
         taking = [
             _Way(pattern=route.path_regex, route=route, serve=route.server(), lane=lanes[type(route)])
             for route in routes
-            if isinstance(route, DspRoute | OperatorRoute) and "POST" in (route.methods or ())
+            if isinstance(route, _Short) and "POST" in (route.methods or ())
         ]
-        self._messages = [way for way in taking if isinstance(way.route, DspRoute)]
+        self._messages = {
+            DSP_PATH: [way for way in taking if isinstance(way.route, DspRoute)],
+            _LEARNING_PATH: [way for way in taking if isinstance(way.route, LearningRoute)],
+        }
         self._commands = {way.route.path: way for way in taking if isinstance(way.route, OperatorRoute)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,13 +84,18 @@ class Door:
         await self._app(scope, receive, send)
 
     def _way(self, path: str) -> tuple[_Way | None, dict[str, str]]:
-        if not path.startswith(DSP_PATH):
-            return self._commands.get(path), {}
-        for way in self._messages:
-            found = way.pattern.match(path)
-            if found is not None:
-                return way, found.groupdict()
-        return None, {}
+        for prefix, ways in self._messages.items():
+            if path.startswith(prefix):
+                return _matching(ways, path)
+        return self._commands.get(path), {}
+
+
+def _matching(ways: Iterable[_Way], path: str) -> tuple[_Way | None, dict[str, str]]:
+    for way in ways:
+        found = way.pattern.match(path)
+        if found is not None:
+            return way, found.groupdict()
+    return None, {}
 
 
 async def _read(receive: Receive) -> bytes:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from connector.http.access import Reader, Writer
-from connector.http.learning import Raw
+from connector.http.learning_route import Raw
 from connector.http.problems import ProblemError
 from learning import challenges, ending, provide, recruit
 from learning.jobs import JOB_ENDS, Job, JobEvent, JobLine, Member, OwnPlan, Participation, ReceivedPlan

@@ -9,10 +9,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse
 
 from connector.http.access import Peer
+from connector.http.learning_route import JsonBody, LearningRoute, Raw
 from connector.http.problems import ProblemError, problem_response
 from connector.identity.membership import PeerIdentity
 from connector.identity.transfers import TransferGrant, TransferTokens
@@ -41,15 +42,6 @@ _STATUS: dict[type[LearningError], int] = {
 }
 
 
-async def raw_body(request: Request) -> bytes:
-    """Return the request's body as it came."""
-    return await request.body()
-
-
-Raw = Annotated[bytes, Depends(raw_body)]
-JsonBody = Annotated[dict[str, Any], Body()]
-
-
 def as_problem(error: LearningError) -> ProblemError:
     """Return the HTTP problem of an error of the learning room."""
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
@@ -64,7 +56,7 @@ def learning_router(node: Node, tokens: TransferTokens, transfer_state: Callable
         tokens: issues and checks transfer tokens.
         transfer_state: state of a transfer process by our own pid, None when there is none.
     """
-    router = APIRouter(prefix="/learning", tags=["learning"])
+    router = APIRouter(prefix="/learning", route_class=LearningRoute, tags=["learning"])
     allowed = Depends(_granted(tokens, transfer_state))
     _plan_routes(router, node)
     _token_routes(router, tokens, transfer_state)

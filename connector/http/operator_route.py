@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter
 
 from connector.http.access import Scoped
+from connector.http.short_way import refused
 from connector.identity.errors import ForbiddenError, OverloadedError, UnauthorizedError
 
 _JSON: Final = "application/json"
@@ -52,19 +53,14 @@ class OperatorRoute(APIRoute):
             try:
                 view = endpoint(**given)
             except Exception as error:  # noqa: BLE001 - raised again where the app has no answer to it
-                return self.refused(request, error)
+                return refused(request, error)
             return Response(write(view, by_alias=True), status, media_type=_JSON)
 
         return serve
 
     def refused(self, request: Request, error: Exception) -> Response:
         """Return the app's own answer to an error; raises it where there is none, for the outermost layer to answer."""
-        handlers = request.app.exception_handlers
-        for kind in type(error).__mro__:
-            if kind in handlers and kind is not Exception:
-                answer: Response = handlers[kind](request, error)
-                return answer
-        raise error
+        return refused(request, error)
 
 
 def _scope(annotation: Any) -> Scoped:

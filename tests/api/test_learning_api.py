@@ -10,6 +10,7 @@ from connector.http.learning import as_problem
 from connector.identity.transfers import TransferGrant
 from learning.errors import ConflictError, LearningError, NotYetError, PlanError, RefusedError, UnknownError
 from tests.support.federation import COLLECTOR, Federation, open_federation, school
+from tests.support.loop import LoopClient
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,52 @@ def test_a_header_that_is_not_a_json_object_is_refused(running: tuple[Federation
     federation, job_id = running
     status, body = ask(federation, "POST", f"/jobs/{job_id}/rounds/1/attempts/1/uploads", orchard_upload=text)
     assert (status, body["code"]) == (403, "bad-header")
+
+
+JSON = {"content-type": "application/json"}
+ROUND = "/rounds/1/attempts/1"
+VECTOR = "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "body", "headers"),
+    [
+        (202, f"{ROUND}/notices", b'{"uploaded": false, "code": "x", "reason": "y"}', JSON),
+        (202, "/rounds/001/attempts/1/notices", b"{}", {"content-type": "Application/JSON; charset=utf-8"}),
+        (401, f"{ROUND}/notices", b"{}", JSON | {"authorization": "Bearer"}),
+        (401, f"{ROUND}/notices", b"{}", JSON | {"authorization": ""}),
+        (401, f"{ROUND}/notices", b"{}", JSON | {"authorization": f"Bearer {school(9)}"}),
+        (422, f"{ROUND}/notices", b"[]", JSON),
+        (422, f"{ROUND}/notices", b"", JSON),
+        (422, f"{ROUND}/notices", b"{", JSON),
+        (422, f"{ROUND}/notices", b"{}", {"content-type": "text/plain"}),
+        (422, f"{ROUND}/notices", b"{}", {}),
+        (422, "/rounds/one/attempts/1/notices", b"{}", JSON),
+        (422, "/rounds/1/attempts/1.5/notices", b"{}", JSON | {"authorization": f"Bearer {school(1)}"}),
+        (404, "/rounds/77/attempts/1/notices", b"{}", JSON),
+        (404, "/rounds/-1/attempts/1/notices", b"{}", JSON),
+        (422, f"{ROUND}/shares", b"vector", {"content-type": VECTOR}),
+        (403, f"{ROUND}/shares", b"vector", {"orchard-share": "%%%"}),
+        (403, f"{ROUND}/shares", b"", {"orchard-share": header({})}),
+        (404, f"{ROUND}/nothing", b"{}", JSON),
+        (401, f"{ROUND}/set", b"{}", JSON),
+        (422, f"{ROUND}/set", b"no JSON", JSON),
+        (401, f"{ROUND}/set", b"{}", JSON | {"orchard-transfer": "rubbish"}),
+    ],
+)
+def test_both_ways_answer_alike(
+    running: tuple[Federation, str], status: int, path: str, body: bytes, headers: dict[str, str]
+) -> None:
+    """A node answers with the same words whether its door has served the request or the framework has."""
+    federation, job_id = running
+    client = federation.members[COLLECTOR].client
+    sent = {"authorization": f"Bearer {school(1)}", **headers}
+    short = client.post(f"/learning/jobs/{job_id}{path}", content=body, headers=sent)
+    prefixed = LoopClient(federation.members[COLLECTOR].app, base_url="http://node.example", root_path="/behind")
+    long = prefixed.post(f"/learning/jobs/{job_id}{path}", content=body, headers=sent)
+    assert short.status_code == long.status_code == status
+    assert short.json() == long.json()
+    assert {**short.headers, "content-length": ""} == {**long.headers, "content-length": ""}
 
 
 def test_the_part_shows_the_approval_and_no_secret(running: tuple[Federation, str]) -> None:

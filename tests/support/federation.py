@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
+from connector.http.door import Door
 from connector.http.learning import learning_problem, learning_router
 from connector.http.problems import install_problem_handlers
 from connector.identity.errors import UnauthorizedError
@@ -175,6 +176,7 @@ class Member:
     node: Node
     book: WorkBook
     database: Database
+    app: FastAPI
     client: TestClient
     tokens: TransferTokens
     subjects: set[str]
@@ -255,7 +257,9 @@ def open_member(federation: Federation, name: str, subjects: int, changes: Mappi
     tokens = TransferTokens(signer=signer, now=federation.clock)
     app = FastAPI()
     app.state.peers = _Identities(federation)
-    app.include_router(learning_router(node, tokens, lambda pid: transfer_state(federation, pid)))
+    router = learning_router(node, tokens, lambda pid: transfer_state(federation, pid))
+    app.router.routes.extend(router.routes)
+    app.add_middleware(Door, routes=router.routes)
     install_problem_handlers(app)
     app.add_exception_handler(LearningError, learning_problem)
     client = LoopClient(app, base_url="http://node.example", raise_server_exceptions=True)
@@ -268,6 +272,7 @@ def open_member(federation: Federation, name: str, subjects: int, changes: Mappi
             node=node,
             book=WorkBook(database),
             database=database,
+            app=app,
             client=client,
             tokens=tokens,
             subjects={f"learner-{number}" for number in range(subjects)},
