@@ -8,7 +8,7 @@ the OpenAPI document, and are what is read here.
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeAlias, get_args
 
 from fastapi import Body, Depends, Request, Response
@@ -80,7 +80,7 @@ def _sorted(signature: inspect.Signature) -> tuple[dict[str, _Reader], dict[str,
         if isinstance(mark, DependsMark) and mark.dependency is raw_body:
             readers[name] = _raw
         elif isinstance(mark, DependsMark) and mark.dependency is not None:
-            checks[name] = functools.partial(_asked, mark.dependency)
+            checks[name] = _check(mark.dependency)
         elif isinstance(mark, HeaderMark):
             readers[name] = _header(name, parameter.default)
         elif isinstance(mark, BodyMark):
@@ -126,19 +126,15 @@ def _part(name: str, request: Request, _body: bytes, *, number: bool) -> str | i
     return int(text)
 
 
-def _asked(check: Callable[..., Any], request: Request, known: dict[Callable[..., Any], Any]) -> Any:
-    """Return what a dependency says of a request; each is asked once."""
-    if check not in known:
-        known[check] = require_peer(request) if check is require_peer else check(**_needed(check, request, known))
-    return known[check]
+def _check(ask: Callable[..., Any]) -> _Check:
+    """Return what asks a dependency about a request's sender; each is asked once."""
+    readers, checks = ({}, {}) if ask is require_peer else _sorted(inspect.signature(ask))
 
+    def check(request: Request, known: dict[Callable[..., Any], Any]) -> Any:
+        if ask not in known:
+            given = {name: read(request, b"") for name, read in readers.items()}
+            given |= {name: other(request, known) for name, other in checks.items()}
+            known[ask] = require_peer(request) if ask is require_peer else ask(**given)
+        return known[ask]
 
-def _needed(check: Callable[..., Any], request: Request, known: dict[Callable[..., Any], Any]) -> Mapping[str, Any]:
-    readers, checks = _declared(check)
-    given = {name: read(request, b"") for name, read in readers.items()}
-    return given | {name: ask(request, known) for name, ask in checks.items()}
-
-
-@functools.cache
-def _declared(check: Callable[..., Any]) -> tuple[dict[str, _Reader], dict[str, _Check]]:
-    return _sorted(inspect.signature(check))
+    return check
