@@ -20,6 +20,7 @@ from connector.drivers.wire import DSP_PATH
 from connector.http.dsp_route import AT_ONCE, DspRoute
 from connector.http.lane import Lane
 from connector.http.learning_route import LearningRoute
+from connector.http.limits import DEFAULT_LIMIT, announced
 from connector.http.operator_route import OperatorRoute
 
 # An operator's request may have to ask a peer first: those that wait must not keep the protocol's messages waiting.
@@ -64,7 +65,7 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request or pass it on."""
         if scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path"):
-            way, scope["path_params"] = self._way(scope["path"])
+            way, scope["path_params"] = self._way(scope)
             if way is not None:
                 scope["route"] = way.route
                 request, body = Request(scope, receive), b""
@@ -83,11 +84,20 @@ class Door:
                 receive = _once_more(body, receive)
         await self._app(scope, receive, send)
 
-    def _way(self, path: str) -> tuple[_Way | None, dict[str, str]]:
+    def _way(self, scope: Scope) -> tuple[_Way | None, dict[str, str]]:
+        path: str = scope["path"]
+        if path.startswith(_LEARNING_PATH) and not _is_short(scope):
+            return None, {}
         for prefix, ways in self._messages.items():
             if path.startswith(prefix):
                 return _matching(ways, path)
         return self._commands.get(path), {}
+
+
+def _is_short(scope: Scope) -> bool:
+    """Say whether a body may be read before its sender is known: the app asks first, and vectors may be long."""
+    length = announced(scope)
+    return length is not None and length <= DEFAULT_LIMIT
 
 
 def _matching(ways: Iterable[_Way], path: str) -> tuple[_Way | None, dict[str, str]]:

@@ -19,9 +19,8 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from connector.http.access import require_peer
-from connector.http.short_way import refused
+from connector.http.short_way import JSON, refused, says_json
 
-_JSON: Final = "application/json"
 _LONGEST_NUMBER: Final = 9
 # What a request says by itself, and what must be asked about its sender.
 _Reader: TypeAlias = Callable[[Request, bytes], Any]
@@ -63,7 +62,7 @@ class LearningRoute(APIRoute):
                 view = endpoint(**given)
             except Exception as error:  # noqa: BLE001 - raised again where the app has no answer to it
                 return refused(request, error)
-            return Response(write(view), status, media_type=_JSON)
+            return Response(write(view), status, media_type=JSON)
 
         return serve
 
@@ -97,11 +96,11 @@ def _raw(_request: Request, body: bytes) -> bytes:
 
 
 def _json(request: Request, body: bytes) -> dict[str, Any]:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
-        raise ValueError(_JSON)
+    if not says_json(request):
+        raise ValueError(JSON)
     value = json.loads(body)
     if not isinstance(value, dict):
-        raise ValueError(_JSON)  # noqa: TRY004 - as any other body that is not as it should be
+        raise ValueError(JSON)  # noqa: TRY004 - as any other body that is not as it should be
     return value
 
 

@@ -35,7 +35,7 @@ class BodyLimit:
         limit = next(
             (self._limits[prefix] for prefix in self._limits if scope["path"].startswith(prefix)), DEFAULT_LIMIT
         )
-        if _announced(scope) > limit:
+        if (announced(scope) or 0) > limit:
             await _refusal(limit)(scope, receive, send)
             return
         total = 0
@@ -51,11 +51,12 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
 
-def _announced(scope: Scope) -> int:
+def announced(scope: Scope) -> int | None:
+    """Return how long a request says that its body is; None where it does not say."""
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else 0
-    return 0
+            return int(value) if value.isdigit() else None
+    return None
 
 
 def _detail(limit: int) -> str:

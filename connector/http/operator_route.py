@@ -7,17 +7,16 @@ costs as much as the beginning of a negotiation itself.
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter
 
 from connector.http.access import Scoped
-from connector.http.short_way import refused
+from connector.http.short_way import JSON, refused, says_json
 from connector.identity.errors import ForbiddenError, OverloadedError, UnauthorizedError
 
-_JSON: Final = "application/json"
 # ``ValueError``: no JSON, or not of the body's form.
 _NOT_FOR_US = (ValueError, RecursionError, UnauthorizedError, ForbiddenError, OverloadedError)
 
@@ -44,7 +43,7 @@ class OperatorRoute(APIRoute):
         status = self.status_code or 200
 
         def serve(request: Request, body: bytes) -> Response | None:
-            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
+            if not says_json(request):
                 return None
             try:
                 given = {operator: scope.check(request), body_name: form.model_validate(json.loads(body))}
@@ -54,7 +53,7 @@ class OperatorRoute(APIRoute):
                 view = endpoint(**given)
             except Exception as error:  # noqa: BLE001 - raised again where the app has no answer to it
                 return refused(request, error)
-            return Response(write(view, by_alias=True), status, media_type=_JSON)
+            return Response(write(view, by_alias=True), status, media_type=JSON)
 
         return serve
 

@@ -5,8 +5,12 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
+from connector.http.door import Door
 from connector.http.learning import as_problem
+from connector.http.limits import DEFAULT_LIMIT
 from connector.identity.transfers import TransferGrant
 from learning.errors import ConflictError, LearningError, NotYetError, PlanError, RefusedError, UnknownError
 from tests.support.federation import COLLECTOR, Federation, open_federation, school
@@ -155,6 +159,28 @@ def test_both_ways_answer_alike(
     assert short.status_code == long.status_code == status
     assert short.json() == long.json()
     assert {**short.headers, "content-length": ""} == {**long.headers, "content-length": ""}
+
+
+def test_the_door_serves_what_is_short_and_reads_nothing_long(running: tuple[Federation, str]) -> None:
+    """A short call never reaches the app; one that is long, or does not say, does: there its sender is asked first."""
+    federation, job_id = running
+    app = federation.members[COLLECTOR].app
+
+    async def behind(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(status_code=418)(scope, receive, send)
+
+    door = Door(behind, routes=app.routes)
+
+    async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+        await door({**scope, "app": app}, receive, send)
+
+    client, sent = LoopClient(inside, base_url="http://node.example"), {"authorization": f"Bearer {school(1)}"}
+    path = f"/learning/jobs/{job_id}{ROUND}"
+    assert client.post(f"{path}/notices", content=b"{}", headers=JSON | sent).status_code == 202
+    share = {"orchard-share": header({}), **sent}
+    assert client.post(f"{path}/shares", content=bytes(DEFAULT_LIMIT), headers=share).status_code == 403
+    assert client.post(f"{path}/shares", content=bytes(DEFAULT_LIMIT + 1), headers=share).status_code == 418
+    assert client.post(f"{path}/shares", content=iter([b"vector"]), headers=share).status_code == 418
 
 
 def test_the_part_shows_the_approval_and_no_secret(running: tuple[Federation, str]) -> None:
